@@ -28,7 +28,7 @@ def running():
     asked_for_more = workflow.output_settings.verbose or workflow.output_settings.printshellcmds
     if workflow.exec_mode != ExecMode.DEFAULT or workflow.dryrun or asked_for_more or not display.wanted(os.environ):
         return contextlib.nullcontext()
-    return display.shown(weights_of_jobs)
+    return display.display_jobs(weights_of_jobs)
 
 
 def weights_of_jobs():

@@ -8,7 +8,7 @@ import logging
 import pytest
 from rich.console import Console
 
-from vixml.display import FAILED, VARIABLE, Display, Interruption, last_lines, shown, wanted
+from vixml.display import FAILED, VARIABLE, Display, Interruption, display_jobs, last_lines, wanted
 
 
 def event(message: str | None = None, level: int = logging.INFO, **fields: object) -> logging.LogRecord:
@@ -102,7 +102,7 @@ def test_snakemakes_own_lines_return_afterwards():
     usual.name = "DefaultStreamHandler"
     logger.addHandler(usual)
     try:
-        with pytest.raises(KeyboardInterrupt), shown(dict, environment):
+        with pytest.raises(KeyboardInterrupt), display_jobs(dict, environment):
             assert environment == {VARIABLE: "1"} and usual not in logger.handlers
             raise KeyboardInterrupt
         assert environment == {} and usual in logger.handlers

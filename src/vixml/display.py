@@ -100,7 +100,7 @@ class Display(logging.Handler):
 
 
 @contextmanager
-def shown(
+def display_jobs(
     jobs: Callable[[], dict[int, float]], environment: dict[str, str] | os._Environ[str] = os.environ
 ) -> Iterator[Display]:
     """Show the jobs of a workflow while a ``with`` block runs them."""

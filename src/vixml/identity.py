@@ -21,7 +21,7 @@ from vixml.progress import warn
 _ABSENT = "absent"
 
 
-def compare(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[bool, str]:
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[bool, str]:
     """Return whether two different identities differ in the code only, and all that differs, as text.
 
     A setting that only one of them has came or went with the code.
@@ -99,7 +99,7 @@ def kept_folder(out: Path, ending: str, identity: dict[str, Any]) -> Path:
     if kept.exists() and not stamp.exists():  # nothing is in it yet
         shutil.rmtree(kept)
     elif kept.exists() and (found := stamp.read_text()) != name:
-        changed = compare(read_json(described), identity)[1] if described.exists() else "the version of vixml"
+        changed = differences(read_json(described), identity)[1] if described.exists() else "the version of vixml"
         aside = put_aside(kept, found[:8])
         warn(
             f"unfinished work in {kept} is not resumed, since it would lead to another result. Changed: {changed}. It is "

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from vixml.check.fit import expect_fit, expect_known_rows, named, parse
+from vixml.check.fit import expect_fit, expect_known_rows, parse, runs_value
 from vixml.config.load import load_runs, load_workflow, read_yaml
 from vixml.config.project import Project
 from vixml.config.tables import load_any_tables
@@ -119,7 +119,7 @@ def test_the_prepared_model_decides(project, results, run, key):
 
 def test_names_of_runs_travel_as_one_text():
     scored = [{"dataset": "a", "run": "b.c", "seed": seed, "split": "test"} for seed in (0, 1)]
-    assert parse(named(scored)) == [("a", "b.c", "test")] and parse("") == parse("odd") == []
+    assert parse(runs_value(scored)) == [("a", "b.c", "test")] and parse("") == parse("odd") == []
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,10 @@ from vixml.check import preflight as checks
 from vixml.check.preflight import (
     Line,
     before,
+    check_memory,
+    check_packages,
     clock,
     hub_models,
-    memory,
-    packages,
     preflight,
     readers,
     shared_memory,
@@ -102,26 +102,26 @@ def test_no_answer_of_any_host_stops_the_papers_runs(project, monkeypatch, capsy
 
 
 def test_one_line_for_each_package_that_does_not_fit(project, monkeypatch):
-    assert states(packages([])) == {"packages": ("ok", False)}
+    assert states(check_packages([])) == {"packages": ("ok", False)}
     monkeypatch.setattr(
         doctor, "REPOSITORY", project.results
     )  # no checkout: the installed package says what it requires
     monkeypatch.setattr(
         importlib.metadata, "requires", lambda _: ["numpy>=99", "no-such-thing", 'ruff; extra == "dev"']
     )
-    (line,) = packages([])
+    (line,) = check_packages([])
     assert (
         line.stops and "numpy" in line.found and "needs >=99" in line.found and "no-such-thing is missing" in line.found
     )
     fused = [project.run(*key[:2]) for key in unfinished(project, paper(project))]
-    advice = list(packages(fused))[1]
+    advice = list(check_packages(fused))[1]
     assert advice.name == "kernels" and advice.state in ("ok", "fails") and not advice.stops
 
 
 def test_memory_names_what_does_not_fit():
     needs = {"train/a": 5e9, "train/b": 70e9, "index/b": 90e9}
-    assert memory("GPU memory", needs, 100e9).state == "ok"
-    line = memory("GPU memory", needs, 60e9)
+    assert check_memory("GPU memory", needs, 100e9).state == "ok"
+    line = check_memory("GPU memory", needs, 60e9)
     assert line.state == "fails" and line.stops and line.hint
     assert line.found.index("index/b") < line.found.index("train/b") and "train/a" not in line.found
 
@@ -131,7 +131,7 @@ def test_disk_is_compared_with_what_is_still_to_be_written(project, monkeypatch,
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1e15, 0, free))
     turn_away(monkeypatch)
     plan = make_plan(paper(project), checks.HARDWARE["gpu"])
-    line = next(iter(checks.disk(project, plan, True)))
+    line = next(iter(checks.check_disk(project, plan, True)))
     assert (line.state, line.stops) == (state, state == "fails")
 
 

@@ -22,7 +22,7 @@ from vixml.data.picto import (
     choose_drawings,
     held_out,
     label_drawings,
-    merge,
+    merge_icons,
     read_label_packs,
     read_packs,
     tag,
@@ -35,7 +35,7 @@ from vixml.files import read_json
 @pytest.fixture(scope="module")
 def queries(picto):
     _, raw, sources = picto
-    return {query.name: query for query in merge(read_packs(SourceReader(raw, sources)))}
+    return {query.name: query for query in merge_icons(read_packs(SourceReader(raw, sources)))}
 
 
 def test_names_and_tags_become_words():

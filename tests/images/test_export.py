@@ -353,7 +353,9 @@ def test_a_truncated_shard_and_an_unfinished_folder_are_refused(place):
 
 
 def test_a_table_with_too_few_rows_is_an_error(place):
-    table = export.Table("c", "s", "t/s", (export.Column("id", export.STRING, ""),), iter(()), n_rows=3, per_file=2)
+    table = export.ExportedTable(
+        "c", "s", "t/s", (export.ExportedColumn("id", export.STRING, ""),), iter(()), n_rows=3, per_file=2
+    )
     with pytest.raises(VixmlError, match="ended too early"):
         table.write(place.root)
 

@@ -21,7 +21,7 @@ from vixml.plan.cost import (
     WORKER,
     WORKERS,
     Cost,
-    Job,
+    PlannedRun,
     count,
     index_cost,
     predict_cost,
@@ -32,7 +32,7 @@ from vixml.plan.cost import (
     train_cost,
 )
 from vixml.plan.plan import n_images, parts_of_run
-from vixml.plan.shapes import Item, Shape, clustering_flop, items_of, shape_of
+from vixml.plan.shapes import MeanItem, Shape, clustering_flop, mean_items, shape_of
 from vixml.training.mining import ITERATIONS, LARGE, MORE
 
 REPO = Path(__file__).resolve().parents[2]
@@ -45,7 +45,7 @@ PROTOTYPE_LAYER = 4 * 16 + 2 * 4 * 6
 TRAINING = {"epochs": 3, "batch_size": 4, "precision": "bf16"}
 
 
-def job_of(images: float = 0.0, **changes) -> Job:
+def job_of(images: float = 0.0, **changes) -> PlannedRun:
     """Return a job on 8 + 2 queries and 10 labels with the tiny network."""
     base = {
         "modality": "text",
@@ -55,12 +55,12 @@ def job_of(images: float = 0.0, **changes) -> Job:
     }
     config = RunConfig.model_validate(base | changes)
     inside = images if config.images.fusion == "early" else 0.0
-    query, label = Item(5, 5 + inside, 7 + inside, images), Item(3, 3 + inside, 5 + inside, images)
-    return Job(config, Counts(n_train=8, n_test=2, n_labels=10), {}, TINY, True, query, label, 6, 20.0)
+    query, label = MeanItem(5, 5 + inside, 7 + inside, images), MeanItem(3, 3 + inside, 5 + inside, images)
+    return PlannedRun(config, Counts(n_train=8, n_test=2, n_labels=10), {}, TINY, True, query, label, 6, 20.0)
 
 
 def cost_of(dataset: str, run: str | RunConfig, hardware=GPU) -> Cost:
-    return run_cost(Job.of(WORLD, dataset, RUNS[dataset, run] if isinstance(run, str) else run), hardware)
+    return run_cost(PlannedRun.of(WORLD, dataset, RUNS[dataset, run] if isinstance(run, str) else run), hardware)
 
 
 # -- sizes ------------------------------------------------------------------------------------------------------------
@@ -120,23 +120,23 @@ def test_an_unknown_architecture_is_refused():
 
 
 def test_the_tokens_of_an_item():
-    query, label = items_of(UNKNOWN, WORLD.datasets[SMALL], RUNS[SMALL, "vixml-qwen2.5-3b"], causal=True)
+    query, label = mean_items(UNKNOWN, WORLD.datasets[SMALL], RUNS[SMALL, "vixml-qwen2.5-3b"], causal=True)
     # "This product text" is the prefix of a batch; "and its image" and the end token are in each sequence.
     assert query.text == 32 and query.images == pytest.approx(3 * 0.7945) and label.images == pytest.approx(3 * 0.9572)
     assert query.computed == pytest.approx(32 + 3 + 1 + query.images)
     assert query.attended == pytest.approx(query.computed + 3)
     # Counted lengths, two special tokens in an encoder, never more than max_len.
-    picto = items_of(TEXTS["picto"], WORLD.datasets["picto"], RUNS["picto", "text-minilm-l3"], causal=False)
+    picto = mean_items(TEXTS["picto"], WORLD.datasets["picto"], RUNS["picto", "text-minilm-l3"], causal=False)
     assert picto[0].computed == pytest.approx(TEXTS["picto"].query_tokens + 2) and picto[1].computed < 5
     short = RunConfig.model_validate({"encoder": {"max_len": 3}, "modality": "text"})
-    assert items_of(TEXTS["picto"], WORLD.datasets["picto"], short, causal=False)[0].computed == 3
+    assert mean_items(TEXTS["picto"], WORLD.datasets["picto"], short, causal=False)[0].computed == 3
 
 
 # -- operations -------------------------------------------------------------------------------------------------------
 
 
 def test_a_forward_pass_and_its_training_by_hand():
-    item = Item(5, 5, 7, 0)
+    item = MeanItem(5, 5, 7, 0)
     linear, attention = 2 * 2 * 144 * 5, 2 * TINY.attention(5, 7)
     assert job_of().encode(item) == linear + attention
     assert job_of().encode(item, train=True) == 3 * (linear + attention)
@@ -151,14 +151,16 @@ def test_a_forward_pass_and_its_training_by_hand():
 
 def test_images_cost_their_positions_and_their_projection():
     images = {"images": 2, "modality": "text+image"}
-    item, job = Item(5, 7, 9, 2), job_of(**images)
+    item, job = MeanItem(5, 7, 9, 2), job_of(**images)
     assert job.encode(item) == 2 * 2 * 144 * 7 + 2 * TINY.attention(7, 9) + 2 * 6 * 4 * 2
     frozen = job_of(**images, encoder={"train": "frozen"})
     # The projection's gradient passes through the network, whose weights have none.
     assert frozen.encode(item, train=True) == 2 * 2016 * 2 + 3 * 2 * TINY.attention(7, 9) + 2 * 96
     config = RunConfig.model_validate(frozen.config.model_dump() | {"images": {"fusion": "late"}})
     late = replace(frozen, config=config)
-    assert late.encode(Item(5, 5, 7, 2), train=True) < frozen.encode(item, train=True) + 3 * 2 * (64 + 8192) * 3 + 432
+    assert (
+        late.encode(MeanItem(5, 5, 7, 2), train=True) < frozen.encode(item, train=True) + 3 * 2 * (64 + 8192) * 3 + 432
+    )
 
 
 def test_an_epoch_by_hand():
@@ -354,7 +356,7 @@ def test_models_on_disk(dataset, run, size):
 
 
 def test_a_run_is_its_stages():
-    job = Job.of(WORLD, SMALL, RUNS[SMALL, "vixml-distilbert"])
+    job = PlannedRun.of(WORLD, SMALL, RUNS[SMALL, "vixml-distilbert"])
     stages = train_cost(job, GPU) + index_cost(job, GPU) + predict_cost(job, GPU)
     assert run_cost(job, GPU) == stages
     assert stages.flop == stages.flop_train + stages.flop_encode + stages.flop_search + stages.flop_host
@@ -413,7 +415,7 @@ def needs(world, dataset, run, stage, *, gpu, attempt=1):
 
 @pytest.mark.parametrize("key", sorted(key for key, run in RUNS.items() if run.needs_encoder and run.reuse is None))
 def test_every_run_requests_more_than_predicted(key):
-    cost = train_cost(Job.of(WORLD, key[0], RUNS[key]), GPU)
+    cost = train_cost(PlannedRun.of(WORLD, key[0], RUNS[key]), GPU)
     first, second = (needs(WORLD, key[0], RUNS[key], "train", gpu=True, attempt=attempt) for attempt in (1, 2))
     assert first.mem_mb * 1e6 >= max(LEAST_MB * 1e6, 1.5 * cost.host_memory_bytes)
     assert first.minutes >= max(LEAST_MINUTES, 2 * 60 * cost.hours)
@@ -437,4 +439,4 @@ def test_a_dataset_without_sizes_has_a_default_request():
     world = WORLD.model_copy(update={"datasets": {"mine": entry}})
     assert needs(world, "mine", RunConfig(), "train", gpu=True) == DEFAULTS["train"]
     with pytest.raises(VixmlError, match="without counts"):
-        Job.of(world, "mine", RunConfig())
+        PlannedRun.of(world, "mine", RunConfig())

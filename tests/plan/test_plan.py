@@ -17,7 +17,7 @@ from vixml import cli
 from vixml.config.load import load_runs, load_world
 from vixml.errors import VixmlError
 from vixml.plan.assumptions import HARDWARE
-from vixml.plan.cost import Cost, Job, run_cost
+from vixml.plan.cost import Cost, PlannedRun, run_cost
 from vixml.plan.plan import Group, Plan, choose_hardware, hours, make_plan, read_workflow
 from vixml.report.plan_page import by_run, costs
 from vixml.text import duration, size
@@ -141,7 +141,8 @@ def test_a_line_for_each_run_has_its_own_cost():
     world, configs = load_world(REPO / "config"), load_runs(REPO / "config")
     for run, *cells in rows:
         costs = [
-            run_cost(Job.of(world, group.name, configs[group.name, run]), HARDWARE["gpu"]) for group in plan.targets
+            run_cost(PlannedRun.of(world, group.name, configs[group.name, run]), HARDWARE["gpu"])
+            for group in plan.targets
         ]
         largest = [max(getattr(cost, f"{kind}_memory_bytes") for cost in costs) for kind in ("gpu", "host")]
         assert cells == [*(duration(cost.hours) for cost in costs), *map(size, largest)], run

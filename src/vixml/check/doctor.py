@@ -171,12 +171,12 @@ def block(results: Path, config_dir: Path) -> str:
         "python": lambda: f"{platform.python_implementation()} {platform.python_version()}, {sys.executable}",
         "system": platform.platform,
         "processor": processor,
-        "memory": memory,
-        "disk": lambda: disk(results),
+        "memory": describe_memory,
+        "disk": lambda: describe_disk(results),
         "gpu": gpu,
         "torch": torch_build,
-        "packages": packages,
-        "snakemake": snakemake,
+        "packages": describe_packages,
+        "snakemake": describe_snakemake,
         "tools": lambda: ", ".join(f"{name} {'yes' if shutil.which(name) else 'no'}" for name in TOOLS),
         "config": lambda: configurations(config_dir),
         "results": lambda: finished(results),
@@ -217,7 +217,7 @@ def processor() -> str:
     return f"{found['processor']}, {found['cores']} cores usable of {os.cpu_count()}"
 
 
-def memory() -> str:
+def describe_memory() -> str:
     """Return main memory, and the limit of a container if there is one."""
     found, limit = psutil.virtual_memory(), memory_limit()
     limited = "" if limit is None else f", at most {size(limit)} here"
@@ -231,7 +231,7 @@ def memory_limit() -> int | None:
     return int(found) if found.isdecimal() else None
 
 
-def disk(results: Path) -> str:
+def describe_disk(results: Path) -> str:
     """Return the free space for results."""
     usage = shutil.disk_usage(existing(results))
     return f"{size(usage.free)} free of {size(usage.total)}, for {results}"
@@ -286,7 +286,7 @@ def installed() -> Iterator[tuple[Requirement, str | None]]:
                 yield required, None
 
 
-def packages() -> str:
+def describe_packages() -> str:
     """Return the packages that vixml requires, and mark those that differ from requirements.lock."""
     locks = [folder / "requirements.lock" for folder in (Path.cwd(), REPOSITORY)]
     lock = next((path.read_text(encoding="utf-8") for path in locks if path.is_file()), "")
@@ -300,7 +300,7 @@ def packages() -> str:
     return ", ".join(found) + ("" if pins else "\nrequirements.lock was not found: nothing to compare with")
 
 
-def snakemake() -> str:
+def describe_snakemake() -> str:
     """Return the version of Snakemake and the path of its command."""
     beside = Path(sys.executable).with_name("snakemake")
     absent = f"{beside}, not on PATH" if beside.exists() else "the command was not found"

@@ -25,7 +25,7 @@ METRICS = {f"{name}@{k}" for names, ks in (("P nDCG PSP PSnDCG", KS), ("R hit MA
 Scored = tuple[str, str, str]  # dataset, run, split
 
 
-def named(scored: Iterable[Mapping[str, Any]]) -> str:
+def runs_value(scored: Iterable[Mapping[str, Any]]) -> str:
     """Return runs as the value of ``VIXML_RUNS``.
 
     Example:
@@ -36,7 +36,7 @@ def named(scored: Iterable[Mapping[str, Any]]) -> str:
 
 
 def parse(runs: str) -> list[Scored]:
-    """Return the runs of :func:`named`; what is none is left out."""
+    """Return the runs of :func:`runs_value`; what is none is left out."""
     parts = [tuple(part.split(":")) for part in runs.split()]
     return [part for part in parts if len(part) == 3]
 

@@ -89,14 +89,14 @@ def preflight(
     except VixmlError as error:  # a dataset whose entry gives no sizes, a model of unknown shape
         yield Line("memory, disk", "not checked", f"{error.what} ({error.where})", error.hint or "")
         plan = Plan(workflow.name, HARDWARE["gpu"], {}, {}, (), (), ())
-    yield from packages({key[:2]: project.run(*key[:2]) for key in runs}.values())
+    yield from check_packages({key[:2]: project.run(*key[:2]) for key in runs}.values())
     if here:
         yield from accelerator(plan, wanted=gpu)
         yield from host_memory(plan)
         yield from shared_memory(wanted=gpu)
     else:
         yield Line("nodes", "not checked", "GPU, driver and memory of a cluster's nodes cannot be seen from here")
-    yield from disk(project, plan, workflow.published_vectors)
+    yield from check_disk(project, plan, workflow.published_vectors)
     fetching = unmade(project, runs, workflow.published_vectors)
     yield from hub_models(project, fetching)
     yield from hosts(project, fetching)
@@ -130,7 +130,7 @@ def readers(project: Project, trainings: Iterable[RunKey], asked: Iterable[RunKe
     return [*found, *sorted(trained.difference(*(read[key] for key in found)))]
 
 
-def packages(runs: Iterable[RunConfig]) -> Iterator[Line]:
+def check_packages(runs: Iterable[RunConfig]) -> Iterator[Line]:
     """Compare installed packages with what vixml requires, and with what the kernels of the runs require."""
     wrong = []
     for required, version in installed():
@@ -186,10 +186,10 @@ def accelerator(plan: Plan, *, wanted: bool) -> Iterator[Line]:
         yield Line("GPU in use", "fails", "; ".join(f"{i}: {size(n)} in use" for i, n in used.items()), hint)
     room = float(min(total for _, _, total in cards))
     needs = {name: cost.gpu_memory_bytes for name, cost in plan.parts.items()}
-    yield memory("GPU memory", needs, room)
+    yield check_memory("GPU memory", needs, room)
 
 
-def memory(name: str, needs: dict[str, float], room: float) -> Line:
+def check_memory(name: str, needs: dict[str, float], room: float) -> Line:
     """Compare the needs of a plan's parts with the memory that there is."""
     large = sorted(((need, part) for part, need in needs.items() if need > room), reverse=True)
     if not large:
@@ -206,7 +206,7 @@ def host_memory(plan: Plan) -> Iterator[Line]:
     limit = memory_limit()
     room = float(min(psutil.virtual_memory().total, math.inf if limit is None else limit))
     needs = {name: cost.host_memory_bytes for name, cost in plan.parts.items()}
-    yield memory("main memory", needs, room)
+    yield check_memory("main memory", needs, room)
 
 
 def to_write(project: Project, plan: Plan, published: bool) -> float:
@@ -244,7 +244,7 @@ def bytes_in(paths: Iterable[Path]) -> int:
     return sum(file.stat().st_size for file in files if file.is_file() and not file.is_symlink())
 
 
-def disk(project: Project, plan: Plan, published: bool) -> Iterator[Line]:
+def check_disk(project: Project, plan: Plan, published: bool) -> Iterator[Line]:
     """Compare free space with what is still to be written."""
     place = existing(project.results)
     free, need = shutil.disk_usage(place).free, to_write(project, plan, published)

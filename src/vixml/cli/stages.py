@@ -115,11 +115,11 @@ def verify_raw(job: Job) -> None:
     Raises:
         VixmlError: a file is missing, cut short or altered.
     """
-    from vixml.data.download import verify_file
+    from vixml.data.download import verify_download
 
     sources = job.project.world.sources
     for name in job.sources():
-        verify_file(job.raw / sources[name].filename, name, sources[name])
+        verify_download(job.raw / sources[name].filename, name, sources[name])
 
 
 def _image_size(job: Job) -> int:

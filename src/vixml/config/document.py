@@ -89,7 +89,7 @@ class WorkflowFile(Family, ModelsFile, DatasetsFile, WorkflowConfig):
     table: TableSpec | None = Field(None, description="As a file of tables/; its `id` is the name in `tables`.")
 
 
-class Section(NamedTuple):
+class FileKind(NamedTuple):
     """One kind of YAML file."""
 
     name: str  # of the schema file, without ``.schema.json``; two kinds may share one
@@ -100,47 +100,47 @@ class Section(NamedTuple):
 
 
 SECTIONS = (
-    Section(
+    FileKind(
         "workflow", WorkflowFile, "What to run",
         "`config/config.yaml`, and overlays given with `--configfile`. An overlay replaces the keys that it names. A file that "
         "`vixml new` wrote is a whole configuration (`config_dir` names itself): it also has the keys of a registry file "
         "(`include`, `datasets`, ...), those of a family of runs (`dataset`, `base`, `runs`), and `table`.",
         WorkflowConfig,
     ),
-    Section(
+    FileKind(
         "runs", Family, "How a run is trained",
         "`config/runs/*.yaml`. A file is a family: `dataset` (one, or a list: each has these runs), `about`, `base` (keys shared "
         "by its runs) and `runs`. A run names only what differs from `base`, or from one run of the same dataset (`inherit: NAME`, "
         "one level deep). `base` and runs may name a file of `config/presets/` (`preset: NAME`), whose keys they override. The keys of `base` and of each run:",
         RunConfig,
     ),
-    Section(
+    FileKind(
         "presets", Base, "Presets of runs",
         "`config/presets/*.yaml`: keys of a run under one name, explained at the top of each file. `official` is the form of "
         "training of the paper's official code, key by key; `official-encoder` and `official-decoder` are the paper's recipes, "
         "based on it. In addition to the keys of a run:",
         Preset,
     ),
-    Section(
+    FileKind(
         "datasets", DatasetsFile, "Registry: datasets",
         "`config/datasets.yaml`: where each input comes from, and what a finished dataset must contain.",
     ),
-    Section(
+    FileKind(
         "models", ModelsFile, "Registry: models",
         "`config/models.yaml`: language models and vision models. `sources` is explained above.",
     ),
-    Section(
+    FileKind(
         "tables", TableSpec | FactsSpec, "Layout of a table",
         "`config/tables/*.yaml` and `config/summaries/*.yaml`. They contain no numbers.", TableSpec,
     ),
-    Section(
+    FileKind(
         "tables", TableSpec | FactsSpec, "Layout of a table of facts", "`config/tables/*.yaml`, `layout: facts`.", FactsSpec
     ),
-    Section(
+    FileKind(
         "figures", FigureSpec | DrawingSpec, "Layout of a figure", "`config/figures/*.yaml`, without `kind`.", FigureSpec
     ),
-    Section("figures", FigureSpec | DrawingSpec, "A drawing", "`config/figures/*.yaml`, `kind: drawing`.", DrawingSpec),
-    Section(
+    FileKind("figures", FigureSpec | DrawingSpec, "A drawing", "`config/figures/*.yaml`, `kind: drawing`.", DrawingSpec),
+    FileKind(
         "comparisons", Comparisons, "Claims as differences of two runs",
         "`config/reported/comparisons.yaml`, the rows of docs/reproduction.md.",
     ),

@@ -386,7 +386,7 @@ class Optimizer(Strict):
     clip_norm: Positive | None = Field(None, description="Clip the gradient's global norm; `null` does not clip.")
 
 
-class Training(Strict):
+class TrainingBudget(Strict):
     """The training budget and how it is executed."""
 
     epochs: Natural = Field(150, description="Passes over the training queries; 0 keeps the model untrained.")
@@ -448,7 +448,7 @@ class Start(Strict):
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of its `model.json`, which names every file.")
 
 
-class Row(Strict):
+class RunRow(Strict):
     """Row of a run in tables."""
 
     label: str = Field("", description="The row's name, e.g. `MiniLM-L3`.")
@@ -476,14 +476,14 @@ class RunConfig(Strict):
     loss: Loss = Loss()
     mining: Mining | None = Field(Mining(), description="`null`: random batches throughout.")
     optimizer: Optimizer = Optimizer()
-    training: Training = Training()
+    training: TrainingBudget = TrainingBudget()
     inference: Inference = Inference()
     start: Start | None = Field(
         None,
         description="Start from an earlier model instead of the published one: language model, image projection, prototype network, "
         "and the free vectors or label vectors of labels with the same text.",
     )
-    row: Row = Row()
+    row: RunRow = RunRow()
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:

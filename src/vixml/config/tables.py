@@ -32,7 +32,7 @@ def named_runs(node: Any, datasets: Sequence[str] = ()) -> Iterator[tuple[str, s
             yield from named_runs(value, datasets)
 
 
-class Row(Strict):
+class PaperRow(Strict):
     """A row of the paper, on every dataset for which the paper has it."""
 
     label: str = Field(description="As printed.")
@@ -41,7 +41,7 @@ class Row(Strict):
     seed: Seed | None = Field(None, description="One seed of that run, for tables with one row per seed.")
 
     @model_validator(mode="after")
-    def _known_columns(self) -> Row:
+    def _known_columns(self) -> PaperRow:
         unknown = sorted(set(self.published) - set(IDENTITY))
         if unknown:
             raise ValueError(f"published names no column of reported_results.csv: {', '.join(unknown)}")
@@ -52,7 +52,7 @@ class Block(Strict):
     """Rows under one heading."""
 
     title: str = Field("", description="The heading; empty for none.")
-    rows: list[Row]
+    rows: list[PaperRow]
 
 
 class MeasuredRow(Strict):
@@ -72,7 +72,7 @@ class MeasuredBlock(Strict):
     rows: list[MeasuredRow]
 
 
-class Layout(Strict):
+class TableHeading(Strict):
     """Identity and headings of a table."""
 
     id: str = Field(description="The file's name, without its extension.")
@@ -94,7 +94,7 @@ class Layout(Strict):
         return self.paper_table or self.title
 
 
-class TableSpec(Layout):
+class TableSpec(TableHeading):
     """One table: columns (dataset x metric), and rows in blocks, of the paper, of ours, or of both."""
 
     layout: Literal["grid"] = Field("grid", description="Layout; `grid`: one section per dataset.")
@@ -129,7 +129,7 @@ class ClaimRow(Strict):
     why: str = Field("", description="A remark for the reader; for `none`, the reason.")
 
 
-class FactsSpec(Layout):
+class FactsSpec(TableHeading):
     """One table of facts; its rows follow from the published files and the registry."""
 
     layout: Literal["facts"] = Field(description="`facts`, for a table without scores.")

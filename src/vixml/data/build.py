@@ -10,7 +10,7 @@ from vixml.config.registry import Dataset, Source
 from vixml.data.archive import SourceReader
 from vixml.data.catalogue import build_catalogue, required_tables
 from vixml.data.corpus import Corpus, split_settings, verify_averages, verify_counts
-from vixml.data.download import verify_file
+from vixml.data.download import verify_download
 from vixml.data.picto import build_picto
 from vixml.data.xc_repository import ImageTable, build_from_archive
 from vixml.provenance import stage
@@ -27,7 +27,7 @@ def build_corpus(
     raw_dir = Path(raw_dir)
     used = {name: sources[name] for name in dataset.sources}
     for name, source in used.items():
-        verify_file(raw_dir / source.filename, name, source)
+        verify_download(raw_dir / source.filename, name, source)
     hashes = {name: source.sha256 for name, source in used.items()}
     config = {"id": dataset_id, **dataset.settings("build-corpus"), "sha256": hashes}
     facts: dict[str, Any] = {}

@@ -25,7 +25,7 @@ from vixml.config.fields import fields_of
 from vixml.config.registry import Catalogue, Dataset
 from vixml.data.corpus import QUERY_SPLITS, CorpusWriter, split_settings
 from vixml.data.label_names import expect_single_names, folded, parse_list, set_flags
-from vixml.data.table_files import GUIDE, Row, kind_of, named_tables, plain, read_parts, read_rows, tables_in
+from vixml.data.table_files import GUIDE, Row, kind_of, named_tables, plain_number, read_parts, read_rows, tables_in
 from vixml.data.texts import TextRules, named, nearest, repaired, without_html
 from vixml.errors import VixmlError
 
@@ -105,7 +105,7 @@ def required_tables(dataset: Dataset, raw_dir: Path | str) -> dict[str, list[Pat
 
 
 @dataclass
-class Table:
+class CatalogueTable:
     """The records of a table, or those of its rows that fall into a split.
 
     Attributes:
@@ -164,7 +164,7 @@ class Table:
                 cell = html.unescape(cell)  # before the `;` of an entity is taken for a separator
             cell = listed if listed is not None else cell.split(separator) if self._split and separator else cell
         for value in cell if isinstance(cell, list) else [cell]:
-            value = plain(value)
+            value = plain_number(value)
             if value is None:
                 self.left_out["nulls_in_lists"] += isinstance(cell, list)
                 continue
@@ -201,7 +201,7 @@ class _Build:
         assert dataset.catalogue is not None  # the entry was validated
         self.dataset, self.entry, self.writer = dataset, dataset.catalogue, writer
         self.folder = folder_of(self.entry, raw_dir)
-        self.label_table = Table(tables["label"], self.entry) if "label" in tables else None
+        self.label_table = CatalogueTable(tables["label"], self.entry) if "label" in tables else None
         self.queries = self._split(tables)
         self.label_rows: dict[str, int] = {}
         self.rules: dict[str, dict[str, int]] = {}
@@ -212,23 +212,27 @@ class _Build:
         self.train_ids: set[str] = set()
         self.columns: dict[str, None] = {}
 
-    def _split(self, tables: Tables) -> dict[str, Table]:
+    def _split(self, tables: Tables) -> dict[str, CatalogueTable]:
         if "items" not in tables:
-            return {split: Table(tables[split], self.entry) for split in QUERY_SPLITS}
+            return {split: CatalogueTable(tables[split], self.entry) for split in QUERY_SPLITS}
         seed, fraction = split_settings(self.dataset)
 
         def digest(record: dict[str, Any], row: int) -> int:
-            value = plain(record.get(self.entry.id))
+            value = plain_number(record.get(self.entry.id))
             key = f"#{row}" if value in (None, "") else str(value)
             return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:8])
 
         # A hash is a random order that no library version can change; equal ids fall into one split but at its edge.
         hashes = np.array(
-            [digest(record, row) for row, (_, record) in enumerate(Table(tables["items"], self.entry))], dtype=np.uint64
+            [digest(record, row) for row, (_, record) in enumerate(CatalogueTable(tables["items"], self.entry))],
+            dtype=np.uint64,
         )
         test = np.zeros(len(hashes), dtype=bool)
         test[np.argsort(hashes, kind="stable")[: round(fraction * len(hashes))]] = True
-        return {split: Table(tables["items"], self.entry, rows) for split, rows in (("train", ~test), ("test", test))}
+        return {
+            split: CatalogueTable(tables["items"], self.entry, rows)
+            for split, rows in (("train", ~test), ("test", test))
+        }
 
     def write_labels(self) -> None:
         """Write the labels: those of their table, or without one, the values found in train."""
@@ -240,7 +244,7 @@ class _Build:
         texts = TextRules(fields, html=entry.strip_html)
         with self.writer.split("label") as add:
             for row, (where, record) in enumerate(table):
-                text, item = texts.text(record, where), texts.identify(plain(record.get(entry.id)), where)
+                text, item = texts.text(record, where), texts.identify(plain_number(record.get(entry.id)), where)
                 name = [text] if text else []
                 if entry.labels_by == "id":
                     name = self._clean(table.values(record, entry.id, where, whole=True))
@@ -257,7 +261,7 @@ class _Build:
         texts.check_fields(table.path)
         self.rules["label"] = dict(sorted((texts.counts + table.left_out).items()))
 
-    def _write_labels_of_train(self, train: Table) -> None:
+    def _write_labels_of_train(self, train: CatalogueTable) -> None:
         names, most = Counter[str](), 0
         for where, record in train:
             found = self._names(train, record, where)
@@ -279,7 +283,7 @@ class _Build:
                 self.label_rows[shown[name]] = row
                 add(name, name)
 
-    def _names(self, table: Table, record: dict[str, Any], where: str) -> list[str]:
+    def _names(self, table: CatalogueTable, record: dict[str, Any], where: str) -> list[str]:
         """Return the names of a query's labels."""
         columns = [self.entry.labels] if self.entry.labels in record else fields_of(self.entry.labels)
         if missing := [name for name in columns if name not in record]:
@@ -310,7 +314,7 @@ class _Build:
                     found["unlabelled_left_out"] += 1
                     continue
                 labels = self._labels(names, where, found)
-                key = plain(record.get(self.entry.id))
+                key = plain_number(record.get(self.entry.id))
                 item, text = texts.identify(key, where), texts.text(record, where)
                 if key is not None and split == "train":
                     ids.add(item)
@@ -323,7 +327,7 @@ class _Build:
         self.columns |= columns
         self.rules[split] = dict(sorted((texts.counts + found + table.left_out).items()))
 
-    def _check_split(self, split: str, table: Table, columns: Mapping[str, None], found: Counter[str]) -> None:
+    def _check_split(self, split: str, table: CatalogueTable, columns: Mapping[str, None], found: Counter[str]) -> None:
         """Check what is known once a split is written, and what would else fail after the training."""
         n_rows, entry = self.writer.rows[split] + found["unlabelled_left_out"], self.entry
         if not n_rows:
@@ -369,14 +373,14 @@ class _Build:
         found["without_labels"] += not ids
         return sorted(ids)
 
-    def _images(self, table: Table, record: dict[str, Any], where: str, found: Counter[str]) -> list[str]:
+    def _images(self, table: CatalogueTable, record: dict[str, Any], where: str, found: Counter[str]) -> list[str]:
         """Return an item's images, in order."""
         column = self.entry.images
         if column is None:
             return []
         self.images_found = self.images_found or column in record or any(c in record for c in fields_of(column))
         if self.entry.images_are == "ids":
-            return [_storable(path) for path in self.by_id.get(str(plain(record.get(column))), [])]
+            return [_storable(path) for path in self.by_id.get(str(plain_number(record.get(column))), [])]
         images, cell = [], f"{where}: {column}"
         for name in table.values(record, column, where):
             is_url = _URL.match(name) is not None

@@ -48,7 +48,7 @@ def fetch_source(name: str, source: Source, raw_dir: Path | str, *, replace: boo
     if target.exists() or source.kind == "place":
         # The hash is taken every time: a file altered later must not pass because it was good once.
         try:
-            verify_file(target, name, source)
+            verify_download(target, name, source)
         except VixmlError:
             if not replace or source.kind == "place":
                 raise
@@ -67,7 +67,7 @@ def fetch_source(name: str, source: Source, raw_dir: Path | str, *, replace: boo
         else:
             fetched = fetch_from_drive(name, source, target)
         try:
-            verify_file(fetched, name, source, fresh=True)
+            verify_download(fetched, name, source, fresh=True)
             os.chmod(fetched, 0o644)
             move(fetched, target)
         finally:  # a partial download is whole from here on, good or bad
@@ -104,7 +104,7 @@ def declare(raw_dir: Path | str, hashes: Mapping[str, str | None]) -> None:
             continue
 
 
-def verify_file(path: Path, name: str, source: Source, *, fresh: bool = False) -> None:
+def verify_download(path: Path, name: str, source: Source, *, fresh: bool = False) -> None:
     """Check size and SHA-256 of a raw file; where no hash is known yet, that it is a whole archive.
 
     Raises:

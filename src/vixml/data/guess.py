@@ -16,7 +16,7 @@ from vixml.config.registry import Catalogue, TableForm
 from vixml.data.catalogue import IMAGE, images_by_id
 from vixml.data.guess_form import URL, Report, separator_name, undecided
 from vixml.data.label_names import NUMBER, SEPARATORS, flag, guess_separator, parse_list
-from vixml.data.table_files import plain, read_parts
+from vixml.data.table_files import plain_number, read_parts
 from vixml.data.texts import TAG, without_html
 from vixml.errors import VixmlError
 
@@ -241,7 +241,7 @@ def _guess_ids(sample: Sample) -> list[Column]:
     unique = [
         c for c in sample.free
         if c.filled >= 0.9 and c.distinct >= 0.9 and max(map(len, c.texts)) <= 64
-        and all(isinstance(plain(v), str) or type(plain(v)) is int for v in c.cells)  # what a build takes
+        and all(isinstance(plain_number(v), str) or type(plain_number(v)) is int for v in c.cells)  # what a build takes
     ]  # fmt: skip
     if called := [c for c in unique if c.called("id")]:
         return sorted(called, key=lambda c: c.name.strip().lower() != "id")[:1]

@@ -1,7 +1,7 @@
 """A checkpoint of the model hub, placed by hand or fetched: its files, and some of its tensors copied out, never a pickle.
 
 No tensor is held in memory: only the safetensors headers are read, whole files are linked or copied, and a part of a
-checkpoint is cut out byte by byte, in the published precision. The :class:`Layout` names the files.
+checkpoint is cut out byte by byte, in the published precision. The :class:`FileNames` names the files.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from vixml.files import atomic_path, link, write_json
 
 
 @dataclass(frozen=True)
-class Layout:
+class FileNames:
     """The names of a checkpoint's files: its configuration, its weights if they are one file, and what is beside them.
 
     ``hint``: what to do where a required file is missing.
@@ -53,7 +53,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class LocalCheckpoint:
     """A checkpoint's files on this disk.
 
     Attributes:
@@ -64,14 +64,14 @@ class Checkpoint:
     """
 
     folder: Path
-    layout: Layout
+    layout: FileNames
     placed: bool
     revision: str | None
     headers: dict[str, dict[str, Any]]
     companions: list[str]
 
     @classmethod
-    def open(cls, name: str, revision: str | None, raw_dir: Path, layout: Layout) -> Checkpoint:
+    def open(cls, name: str, revision: str | None, raw_dir: Path, layout: FileNames) -> LocalCheckpoint:
         """Open a checkpoint. A folder placed by hand takes precedence over the hub; an interrupted download is resumed.
 
         ``name`` is ORGANISATION/NAME; ``revision`` a commit, a branch or None for the newest.
@@ -155,7 +155,7 @@ def placed_folder(raw_dir: Path, checkpoint: str) -> Path:
     return raw_dir / "hub" / checkpoint.replace("/", "--")
 
 
-def placed_files(raw_dir: Path, checkpoint: str, layout: Layout) -> dict[str, Path]:
+def placed_files(raw_dir: Path, checkpoint: str, layout: FileNames) -> dict[str, Path]:
     """Return name -> path of the files that a stage reads of a checkpoint placed by hand; empty without such a folder.
 
     Raises:
@@ -169,7 +169,7 @@ def placed_files(raw_dir: Path, checkpoint: str, layout: Layout) -> dict[str, Pa
     return {name: folder / name for name in names}
 
 
-def _download(name: str, revision: str | None, folder: Path, by_hand: Path, layout: Layout) -> str:
+def _download(name: str, revision: str | None, folder: Path, by_hand: Path, layout: FileNames) -> str:
     """Fetch a checkpoint's files into ``folder``; return their commit."""
     from huggingface_hub import HfApi, snapshot_download
 
@@ -188,7 +188,7 @@ def _download(name: str, revision: str | None, folder: Path, by_hand: Path, layo
         ) from error
 
 
-def _listed(folder: Path, layout: Layout) -> dict[str, str]:
+def _listed(folder: Path, layout: FileNames) -> dict[str, str]:
     """Return tensor -> weights file of the index; empty without an index."""
     if not (folder / layout.index).is_file():
         return {}
@@ -202,7 +202,7 @@ def _listed(folder: Path, layout: Layout) -> dict[str, str]:
     return listed
 
 
-def _verified_files(folder: Path, layout: Layout) -> tuple[list[str], list[str]]:
+def _verified_files(folder: Path, layout: FileNames) -> tuple[list[str], list[str]]:
     """Return the names of the weight files, in order, and of those beside them that are taken; none may be missing."""
     weights = sorted(set(_listed(folder, layout).values())) or [layout.weights]
     pickles = "weights in another format (.bin, .pth) run code when they are read: take a checkpoint in safetensors"

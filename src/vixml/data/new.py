@@ -69,7 +69,7 @@ def new_catalogue(options: Options) -> str:
     if (found := survey.rows["train"]) < FEWEST_TO_TRAIN:
         expected = f"{FEWEST_TO_TRAIN} or more; a hundred give tags that are worth something"
         raise VixmlError("too few training items", where=files[0], found=found, expected=expected)
-    write_text(options.out, render(options, dataset, survey))
+    write_text(options.out, render_configuration(options, dataset, survey))
     return _printed(options, report, survey)
 
 
@@ -160,7 +160,7 @@ def _splits(best: str, n_train: int) -> dict[str, str]:
     }
 
 
-def render(options: Options, dataset: Dataset, survey: Survey) -> str:
+def render_configuration(options: Options, dataset: Dataset, survey: Survey) -> str:
     """Return the file's text."""
     name = quoted(options.name)  # 2024 and 1e3 are names, too
     found = training_defaults(**facts_of(survey))

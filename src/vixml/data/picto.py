@@ -44,7 +44,7 @@ def build_picto(reader: SourceReader, split_seed: int, test_fraction: float, out
     Raises:
         VixmlError: a pack is missing, damaged or laid out differently.
     """
-    queries = merge(read_packs(reader))
+    queries = merge_icons(read_packs(reader))
     splits = assemble(queries, read_label_packs(reader), split_seed, test_fraction)
     drawings = {drawing.key: drawing for items in splits.values() for item in items for drawing in item.drawings}
     writer, rows = CorpusWriter(out, sorted(drawings)), {label.name: row for row, label in enumerate(splits["label"])}
@@ -62,7 +62,7 @@ def build_picto(reader: SourceReader, split_seed: int, test_fraction: float, out
     return writer.finish(source=lambda key: drawings[key].source, facts=facts)
 
 
-def merge(pictograms: Iterable[Pictogram]) -> list[Item]:
+def merge_icons(pictograms: Iterable[Pictogram]) -> list[Item]:
     """Merge icons of one name, clean their tags, and return the queries with a tag, sorted by name."""
     by_name: dict[str, list[Pictogram]] = defaultdict(list)
     for pictogram in pictograms:

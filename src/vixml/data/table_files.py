@@ -533,7 +533,7 @@ def expand(path: Path) -> list[Path]:
     return paths
 
 
-def plain(value: Any) -> Any:
+def plain_number(value: Any) -> Any:
     """Return a whole number that travelled as a float (12.0) as one, and a missing number as None."""
     if isinstance(value, float):
         return None if math.isnan(value) else int(value) if value.is_integer() else value

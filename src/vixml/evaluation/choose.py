@@ -63,7 +63,7 @@ def choose_inference(run: SeededRun, inputs: Mapping[str, Path], out: Path, devi
     facts: dict[str, Any] = {"device": str(device)}
     with stage(out, "choose-inference", config=resolved, inputs=inputs, facts=facts) as work:
         splits = _open(run, inputs, device)
-        measured = Measured(list(splits.values()))
+        measured = HeldOutPrecision(list(splits.values()))
         choice = choose(measured, how, measured.n, run.config.has_prototypes)
         if choice.n_queries >= FEWEST_QUERIES:
             choice = replace(choice, calibration=measured.calibration(choice.inference))
@@ -268,7 +268,7 @@ def _trial(constant: str, value: float | str, found: np.ndarray, best: np.ndarra
     return Trial(constant, value, p1, p5, float(gains.mean()), error, moved=False)
 
 
-class Measured:
+class HeldOutPrecision:
     """Precisions of all held-out queries: of one training, or of several, each with other queries."""
 
     def __init__(self, splits: Sequence[Split]) -> None:

@@ -119,7 +119,7 @@ IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())]), {"dtype": "i
 
 
 @dataclass(frozen=True)
-class Column:
+class ExportedColumn:
     """A column of an exported table; ``about`` is for the card."""
 
     name: str
@@ -128,7 +128,7 @@ class Column:
 
 
 @dataclass
-class Table:
+class ExportedTable:
     """One split of one configuration: its rows and its files.
 
     Attributes:
@@ -142,7 +142,7 @@ class Table:
     config: str
     split: str
     prefix: str
-    columns: tuple[Column, ...]
+    columns: tuple[ExportedColumn, ...]
     batches: Iterable[Sequence[pa.Array]]
     n_rows: int
     per_file: int
@@ -193,40 +193,42 @@ class Table:
 # -- their rows -------------------------------------------------------------------------------------------------------
 
 
-def _tables(parts: Parts) -> list[Table]:
+def _tables(parts: Parts) -> list[ExportedTable]:
     """Return the tables to write: queries, labels, images and one of vectors per vision encoder."""
     corpus, store = parts.corpus, parts.store
     items = [
-        Column("id", STRING, "the publisher's id"),
-        Column("text", STRING, "as the models read it"),
-        Column("images", IDS, "rows of `images`, the best first"),
+        ExportedColumn("id", STRING, "the publisher's id"),
+        ExportedColumn("text", STRING, "as the models read it"),
+        ExportedColumn("images", IDS, "rows of `images`, the best first"),
     ]
     for name in parts.listed:
-        items.append(Column(f"rows_{name}", IDS, f"rows of `vectors-{name}`, where its rows are not images"))
-    queries = [*items[:2], Column("labels", IDS, "rows of `labels`, ascending: the right answers"), *items[2:]]
+        items.append(ExportedColumn(f"rows_{name}", IDS, f"rows of `vectors-{name}`, where its rows are not images"))
+    queries = [*items[:2], ExportedColumn("labels", IDS, "rows of `labels`, ascending: the right answers"), *items[2:]]
     if any(corpus.filter(split) is not None for split in QUERY_SPLITS):
-        queries.append(Column("not_scored", IDS, "rows of `labels` that are taken out before scoring"))
+        queries.append(ExportedColumn("not_scored", IDS, "rows of `labels` that are taken out before scoring"))
     tables = []
     for config, split, columns in [*(("queries", s, queries) for s in QUERY_SPLITS), ("labels", "label", items)]:
         rows = _item_rows(parts, split, [column.name for column in columns])
-        tables.append(Table(config, split, f"{config}/{split}", tuple(columns), rows, corpus.n(split), ROWS_PER_FILE))
+        tables.append(
+            ExportedTable(config, split, f"{config}/{split}", tuple(columns), rows, corpus.n(split), ROWS_PER_FILE)
+        )
     if corpus.n_images:
         columns = [
-            Column("key", STRING, "the image's name, or its address on the web"),
-            Column("source", STRING, "where it comes from"),
+            ExportedColumn("key", STRING, "the image's name, or its address on the web"),
+            ExportedColumn("source", STRING, "where it comes from"),
         ]
         if store is not None:
             about = "the image, prepared for the vision encoder; null where it is missing"
-            columns.append(Column("image", IMAGE, about))
+            columns.append(ExportedColumn("image", IMAGE, about))
         per_file = corpus.n_images if store is None else len(shard_range(0, len(store), store.n_shards))
         rows = _image_rows(corpus, store)
-        tables.append(Table("images", "image", "images/image", tuple(columns), rows, corpus.n_images, per_file))
+        tables.append(ExportedTable("images", "image", "images/image", tuple(columns), rows, corpus.n_images, per_file))
     for encoder, embeddings in parts.embeddings.items():
         row = f"row: see `rows_{encoder}`" if embeddings.item_lists else "row = row of `images`"
         kind = pa.list_(pa.float16(), embeddings.dim), {"list": "float16", "length": embeddings.dim}
-        column = Column("vector", kind, f"vector of an image ({row}); null where it is missing")
+        column = ExportedColumn("vector", kind, f"vector of an image ({row}); null where it is missing")
         config, prefix, n = f"vectors-{encoder}", f"vectors/{encoder}", len(embeddings)
-        tables.append(Table(config, "vector", prefix, (column,), _vector_rows(embeddings), n, VECTORS_PER_FILE))
+        tables.append(ExportedTable(config, "vector", prefix, (column,), _vector_rows(embeddings), n, VECTORS_PER_FILE))
     return tables
 
 
@@ -416,7 +418,7 @@ def shares_with_images(parts: Parts) -> dict[str, dict[str, float]]:
 
 def card(
     parts: Parts,
-    tables: Sequence[Table],
+    tables: Sequence[ExportedTable],
     files: Mapping[str, Mapping[str, Any]],
     shares: Mapping[str, Mapping[str, float]],
 ) -> str:
@@ -490,9 +492,9 @@ def _origin(parts: Parts, sources: Mapping[str, Source]) -> tuple[list[tuple[str
     return origin, made_by
 
 
-def header_of(parts: Parts, tables: Sequence[Table], size: Mapping[str, int]) -> dict[str, Any]:
+def header_of(parts: Parts, tables: Sequence[ExportedTable], size: Mapping[str, int]) -> dict[str, Any]:
     """Return the YAML header of the card: configurations with their files, features and sizes."""
-    configs: dict[str, list[Table]] = {}
+    configs: dict[str, list[ExportedTable]] = {}
     for table in tables:
         configs.setdefault(table.config, []).append(table)
     return {

@@ -25,7 +25,7 @@ from vixml import torchvision_fix as _first  # noqa: F401 -- before transformers
 from vixml.config.load import unknown_key
 from vixml.config.registry import VisionModel, World
 from vixml.data.archive import Archive
-from vixml.data.hub_checkpoint import Checkpoint, Layout, placed_files, unknown_architecture
+from vixml.data.hub_checkpoint import FileNames, LocalCheckpoint, placed_files, unknown_architecture
 from vixml.data.network_config import expect_no_more_layers, expect_sizes, read_settings
 from vixml.errors import VixmlError, expect_equal, reading
 from vixml.files import write_json
@@ -178,11 +178,11 @@ class VisionSource:
 
 # -- encoders of the model hub ----------------------------------------------------------------------------------------
 
-TRANSFORMERS = Layout(
+TRANSFORMERS = FileNames(
     required=("preprocessor_config.json",),
     hint="it holds the mean and standard deviation of the pixels: take a checkpoint that has one",
 )
-OPEN_CLIP = Layout(config="open_clip_config.json", weights="open_clip_model.safetensors")
+OPEN_CLIP = FileNames(config="open_clip_config.json", weights="open_clip_model.safetensors")
 LAYOUTS = {"hub": TRANSFORMERS, "hub-open-clip": OPEN_CLIP}
 INTERPOLATION = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 AS_CHECKPOINT = "correct config/models.yaml: the checkpoint decides"
@@ -526,7 +526,7 @@ def prepare_vision(name: str, entry: VisionModel, raw_dir: Path, out: Path) -> N
     inputs = placed_files(raw_dir, entry.checkpoint, layout)
     settings = {"vision": name, **entry.settings("prepare-vision")}
     with stage(out, "prepare-vision", config=settings, inputs=inputs, facts=facts) as work:
-        checkpoint = Checkpoint.open(entry.checkpoint, entry.revision, raw_dir, layout)
+        checkpoint = LocalCheckpoint.open(entry.checkpoint, entry.revision, raw_dir, layout)
         facts |= checkpoint.facts
         config, names = _image_part(checkpoint)
         if not names:
@@ -544,7 +544,7 @@ def prepare_vision(name: str, entry: VisionModel, raw_dir: Path, out: Path) -> N
         checkpoint.done()
 
 
-def _image_part(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, str]]:
+def _image_part(checkpoint: LocalCheckpoint) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the configuration of the image part, and the names of its tensors: as published -> as written."""
     config, keys = checkpoint.config, checkpoint.shapes
     part = "visual." if "model_cfg" in config else "vision_model." if "vision_config" in config else ""

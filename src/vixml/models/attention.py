@@ -41,7 +41,7 @@ class Rows:
     positions: Tensor
 
 
-def rows_of(blocks: Sequence[tuple[int, int, int]], prefix: int, device: torch.device) -> list[Rows]:
+def join_blocks(blocks: Sequence[tuple[int, int, int]], prefix: int, device: torch.device) -> list[Rows]:
     """Put neighbouring blocks of similar length together.
 
     Example:
@@ -85,7 +85,7 @@ def packed_attention(
         attention_mask: ignored: there is no padding to mask.
         blocks: ``(first position, sequences, length)`` of each group of equally long sequences.
         prefix: positions at the head of the stream that every sequence attends to (causal only).
-        rows: the same sequences from :func:`rows_of`; used in causal attention.
+        rows: the same sequences from :func:`join_blocks`; used in causal attention.
         scaling: factor on the scores; None means ``head_dim ** -0.5``.
 
     Returns:

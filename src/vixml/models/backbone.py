@@ -21,7 +21,7 @@ from vixml.config.run import Encoder
 from vixml.data.network_config import expect_sizes, read_settings
 from vixml.errors import VixmlError, reading
 from vixml.manifest import expect_nothing_else, holds
-from vixml.models.attention import FILLED_UP, PACKED, is_causal, packed_attention, rows_of
+from vixml.models.attention import FILLED_UP, PACKED, is_causal, join_blocks, packed_attention
 from vixml.models.bert import is_plain_bert, open_bert
 from vixml.progress import warn
 
@@ -156,7 +156,7 @@ class Backbone(nn.Module):
         """
         rows = None
         if self.causal and stream.device.type in FILLED_UP:
-            rows = rows_of(blocks, prefix, stream.device)  # once for all layers
+            rows = join_blocks(blocks, prefix, stream.device)  # once for all layers
         hidden = self.network(
             inputs_embeds=stream.unsqueeze(0),
             position_ids=position_ids.unsqueeze(0),

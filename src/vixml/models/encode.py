@@ -74,7 +74,7 @@ def encode_items(
         model: its mode is restored afterwards.
         at_once: most items that go through the encoder together (``training.items_at_once``).
         advance: progress bar, counting items.
-        multiple: streams are filled up to a multiple of this length (:func:`vixml.models.packing.pack`).
+        multiple: streams are filled up to a multiple of this length (:func:`vixml.models.packing.pack_sequences`).
     """
     was_training = model.training
     if was_training:  # visiting every module takes longer than encoding one short text

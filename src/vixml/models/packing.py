@@ -68,7 +68,9 @@ def pinned(array: np.ndarray) -> np.ndarray:
 MULTIPLE = 128
 
 
-def pack(tokens: Ragged, images: Ragged | None = None, prompt: Prompt | None = None, multiple: int = 1) -> Packed:
+def pack_sequences(
+    tokens: Ragged, images: Ragged | None = None, prompt: Prompt | None = None, multiple: int = 1
+) -> Packed:
     """Pack ``n`` sequences into one stream; those of equal length keep the caller's order.
 
     Args:
@@ -182,8 +184,8 @@ class Sequences:
         return replace(self, tokens=_concatenate(self.tokens, other.tokens), images=images)
 
     def pack(self, multiple: int = 1) -> Packed:
-        """Return the items as one stream with their image vectors; arguments and errors are those of :func:`pack`."""
-        packed = pack(self.tokens, self.images, self.prompt, multiple)
+        """Return the items as one stream with their image vectors; arguments and errors are those of :func:`pack_sequences`."""
+        packed = pack_sequences(self.tokens, self.images, self.prompt, multiple)
         if not len(packed.image_rows):
             return packed
         # A tensor: a process that assembles batches hands it over in shared memory.

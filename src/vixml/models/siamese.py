@@ -77,7 +77,7 @@ class PrototypeNetwork(nn.Module):
 # docs/deviations.md D20).
 
 
-class LateFusion(nn.Module):
+class LateFusionLayer(nn.Module):
     """One pre-norm transformer layer over ``[text; image 1; image 2; ...]`` of an item, mean-pooled.
 
     Both of its branches start at zero, and so does the projection of the images (:class:`Siamese`), so training starts
@@ -159,7 +159,7 @@ class Siamese(nn.Module):
         _check(config, self.backbone, prompt, image_dim)
         dim = self.backbone.dim
         self.projection = nn.Linear(image_dim, dim) if image_dim else None
-        self.late = LateFusion(dim, config.images.late) if image_dim and prompt.late else None
+        self.late = LateFusionLayer(dim, config.images.late) if image_dim and prompt.late else None
         if self.late is not None:
             # Image vectors share one large component: randomly projected, all items with images would look alike (D20).
             nn.init.zeros_(self.projection.weight)

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
 
 from vixml.config.registry import Source, TextModel
 from vixml.data.archive import Archive
-from vixml.data.hub_checkpoint import Checkpoint, Layout, placed_files, unknown_architecture
+from vixml.data.hub_checkpoint import FileNames, LocalCheckpoint, placed_files, unknown_architecture
 from vixml.data.network_config import expect_no_more_layers, expect_sizes
 from vixml.data.tokens import eos_id, load_tokenizer
 from vixml.errors import VixmlError, expect_index, reading
@@ -198,7 +198,7 @@ def _copy_tokenizer(archive: Archive, folder: str, work: Path) -> None:
 # -- checkpoints of the hub -------------------------------------------------------------------------------------------
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
-LAYOUT = Layout(
+LAYOUT = FileNames(
     required=TOKENIZER_FILES[:2],
     optional=TOKENIZER_FILES[2:],
     hint="take a checkpoint whose tokenizer is published as tokenizer.json",
@@ -216,7 +216,7 @@ def prepare_hub(entry: TextModel, raw_dir: Path, work: Path, facts: dict[str, An
     Raises:
         VixmlError: the hub cannot be reached or refuses, or the files are no checkpoint of a known architecture.
     """
-    checkpoint = Checkpoint.open(entry.checkpoint, entry.revision, raw_dir, LAYOUT)
+    checkpoint = LocalCheckpoint.open(entry.checkpoint, entry.revision, raw_dir, LAYOUT)
     facts |= checkpoint.facts
     config, names = _text_part(checkpoint)
     facts["unused_tensors"] = _check_shapes(config, names, checkpoint)
@@ -225,7 +225,7 @@ def prepare_hub(entry: TextModel, raw_dir: Path, work: Path, facts: dict[str, An
     checkpoint.done()
 
 
-def _text_part(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, str]]:
+def _text_part(checkpoint: LocalCheckpoint) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the configuration of the text part, and the names of its tensors: published -> written."""
     config, keys = checkpoint.config, list(checkpoint.shapes)
     if "text_config" not in config:
@@ -239,7 +239,7 @@ def _text_part(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, str]]:
     return text | ({"dtype": dtype} if dtype else {}), {key: m[1] for key in keys if (m := TEXT_PART.match(key))}
 
 
-def _check_shapes(config: dict[str, Any], names: Mapping[str, str], checkpoint: Checkpoint) -> list[str]:
+def _check_shapes(config: dict[str, Any], names: Mapping[str, str], checkpoint: LocalCheckpoint) -> list[str]:
     """Check every parameter of the network; return the tensors that it does not read."""
     try:
         _, model = _network(config)

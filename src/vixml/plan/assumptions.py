@@ -101,7 +101,7 @@ TEXTS = {"picto": Texts(2.48, 1.34, 1.60, 0.88, 6.88, 1.74e3)}
 
 
 @dataclass(frozen=True)
-class Vision:
+class VisionCost:
     """A vision encoder: operations per image, its parameters, and its width."""
 
     flop: float
@@ -110,12 +110,12 @@ class Vision:
 
 
 # 27 layers of width 1152 and 4304 over 729 patches; all of Table 9's parameters.
-_SIGLIP2 = Vision(6.7e11, 1.14e9, 1152)
+_SIGLIP2 = VisionCost(6.7e11, 1.14e9, 1152)
 VISION = {
-    "efficientnet-lite0": Vision(2.0e8, 4.7e6, 320),  # 0.39 G multiply-adds at 224 pixels, a quarter of them at 112
+    "efficientnet-lite0": VisionCost(2.0e8, 4.7e6, 320),  # 0.39 G multiply-adds at 224 pixels, a quarter of them at 112
     "siglip2": _SIGLIP2,
     "siglip2-open-clip": _SIGLIP2,
-    "vit": Vision(3.5e10, 86.4e6, 768),  # 12 layers of width 768 and 3072 over 197 patches
+    "vit": VisionCost(3.5e10, 86.4e6, 768),  # 12 layers of width 768 and 3072 over 197 patches
 }
 
 # Architectures of models whose wheel includes the configuration, which config/models.yaml therefore leaves out.

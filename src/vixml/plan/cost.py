@@ -15,7 +15,16 @@ from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
 from vixml.plan.assumptions import CONTEXT, HARDWARE, VOTES, WATCHED, Hardware
 from vixml.plan.inference import Ranking
-from vixml.plan.shapes import Item, Shape, architecture_of, clustering_flop, items_of, layer_weights, shape_of, texts_of
+from vixml.plan.shapes import (
+    MeanItem,
+    Shape,
+    architecture_of,
+    clustering_flop,
+    layer_weights,
+    mean_items,
+    shape_of,
+    texts_of,
+)
 from vixml.plan.step_memory import Count, key_of, load_counts
 from vixml.training.mining import n_groups
 
@@ -57,7 +66,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Job:
+class PlannedRun:
     """One run of one dataset, and the sizes that its cost follows from."""
 
     config: RunConfig
@@ -65,14 +74,14 @@ class Job:
     architecture: dict[str, Any]  # of its language model, as transformers' configuration names it
     shape: Shape  # of its language model
     causal: bool  # whether that is a decoder
-    query: Item  # the average query
-    label: Item  # the average label
+    query: MeanItem  # the average query
+    label: MeanItem  # the average label
     image_dim: int  # length of an image vector
     pairs: float  # true pairs of the training queries
     bound: bool = False  # whether texts count at full length, so that operations are an upper bound
 
     @classmethod
-    def of(cls, world: World, dataset: str, config: RunConfig, results: Path | None = None) -> Job:
+    def of(cls, world: World, dataset: str, config: RunConfig, results: Path | None = None) -> PlannedRun:
         """Look up the sizes of a run; ``results``: the folder whose tokens are counted if they are there.
 
         Raises:
@@ -88,7 +97,7 @@ class Job:
             )
         causal = model.attention == "causal"
         texts = texts_of(dataset, config, causal, results)
-        query, label = items_of(texts, entry, config, causal)
+        query, label = mean_items(texts, entry, config, causal)
         shape = shape_of(config.encoder.model, model, config.encoder.layers)
         each = texts.labels_per_query or float(entry.facts.get("avg_labels_per_query", 1.0))
         bound = texts.query_tokens is None
@@ -177,7 +186,7 @@ class Job:
 
     # -- operations -----------------------------------------------------------------------------------------------
 
-    def encode(self, item: Item, *, train: bool = False) -> float:
+    def encode(self, item: MeanItem, *, train: bool = False) -> float:
         """Return the operations of encoding one item, with its share of a training step's backward pass.
 
         A forward pass takes 2 operations per weight and token. The backward pass takes 2 for the gradient of the input
@@ -389,7 +398,7 @@ class Job:
         return 4.0 * self.trainable + self.label_bytes
 
 
-def train_cost(job: Job, hardware: Hardware) -> Cost:
+def train_cost(job: PlannedRun, hardware: Hardware) -> Cost:
     """Return the cost of the stage ``train``: steps, and the passes and clusterings around them.
 
     Device memory is the larger of a step and of a clustering beside what is resident.
@@ -413,7 +422,7 @@ def train_cost(job: Job, hardware: Hardware) -> Cost:
     )
 
 
-def index_cost(job: Job, hardware: Hardware) -> Cost:
+def index_cost(job: PlannedRun, hardware: Hardware) -> Cost:
     """Return the cost of the stage ``build-index``: every query and label encoded once, labels as ``u`` and ``z``."""
     labels = job.counts.n_labels
     flop = job.queries * job.encode(job.query) + labels * (job.encode(job.label) + job.prototype)
@@ -426,7 +435,7 @@ def index_cost(job: Job, hardware: Hardware) -> Cost:
     )
 
 
-def predict_cost(job: Job, hardware: Hardware) -> Cost:
+def predict_cost(job: PlannedRun, hardware: Hardware) -> Cost:
     """Return the cost of the stage ``predict``, and of choosing how; the whole cost of a run that reuses a model.
 
     Votes and a linear model are the processor's.
@@ -445,7 +454,7 @@ def predict_cost(job: Job, hardware: Hardware) -> Cost:
     )
 
 
-def run_cost(job: Job, hardware: Hardware) -> Cost:
+def run_cost(job: PlannedRun, hardware: Hardware) -> Cost:
     """Return the cost of one run with one seed, without shared parts (models, tokens, images).
 
     A run that reuses a model trains and encodes nothing.
@@ -464,7 +473,7 @@ SUSTAINED = 1e14  # operations per second of a modern accelerator, for published
 
 def predicted(world: World, dataset: str, config: RunConfig, hardware: Hardware) -> str:
     """Return what one of our runs would cost, as printed in a cell: what :func:`run_cost` counts, at which speed."""
-    job = Job.of(world, dataset, config)
+    job = PlannedRun.of(world, dataset, config)
     cost = run_cost(job, hardware)
     if config.reuse is not None:
         return f"{_predicted(cost.flop, cost.hours, hardware.float32)}; beside the model of {config.reuse}"
@@ -531,7 +540,7 @@ DEFAULTS = {
 def stage_cost(world: World, dataset: str, config: RunConfig, stage: str, *, gpu: bool) -> Cost | None:
     """Return the cost of one stage of a run; None if it cannot be counted."""
     try:
-        return COSTS[stage](Job.of(world, dataset, config), HARDWARE["gpu" if gpu else "cpu"])
+        return COSTS[stage](PlannedRun.of(world, dataset, config), HARDWARE["gpu" if gpu else "cpu"])
     except VixmlError:
         return None
 

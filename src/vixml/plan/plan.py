@@ -20,7 +20,7 @@ from vixml.config.targets import asked_runs
 from vixml.config.workflow import WorkflowConfig
 from vixml.errors import VixmlError
 from vixml.plan.assumptions import HARDWARE, TEXTS, UNKNOWN, VISION, Hardware, Kind
-from vixml.plan.cost import RESERVE, Cost, Job, index_cost, predict_cost, train_cost
+from vixml.plan.cost import RESERVE, Cost, PlannedRun, index_cost, predict_cost, train_cost
 from vixml.plan.shapes import shape_of
 
 RunKey = tuple[str, str, int]  # dataset, run, seed
@@ -38,7 +38,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Choice:
+class PlannedTable:
     """A table, in the order in which a budget buys them."""
 
     table: str
@@ -83,7 +83,7 @@ class Plan:
         """Return the parts that need more memory than the device has."""
         return [name for name, cost in self.parts.items() if cost.gpu_memory_bytes > self.hardware.memory]
 
-    def choose(self, budget: float) -> list[Choice]:
+    def choose(self, budget: float) -> list[PlannedTable]:
         """Return the tables, each time the one that adds least, and whether each fits into ``budget`` hours.
 
         The order is greedy; a different choice might fit more tables.
@@ -97,7 +97,7 @@ class Plan:
             group = min(left, key=together)
             left.remove(group)
             total, alone = together(group), self.cost(group.runs).hours
-            found.append(Choice(group.name, alone, total - before, total, total <= budget, alone <= budget))
+            found.append(PlannedTable(group.name, alone, total - before, total, total <= budget, alone <= budget))
             taken += group.runs
             before = total
         return found
@@ -157,7 +157,7 @@ def make_plan(
     tables = [_table(spec, keys, configs) for spec in load_tables(workflow.config_dir, workflow.tables)]
     tables = sorted((group for group in tables if group.runs), key=lambda group: _natural(group.name))
     encoding = dict.fromkeys((d, run) for d, run, _ in keys if configs[d, run].needs_encoder)
-    jobs = {key: Job.of(world, key[0], configs[key], results) for key in encoding}
+    jobs = {key: PlannedRun.of(world, key[0], configs[key], results) for key in encoding}
     bounds = tuple(dict.fromkeys(dataset for (dataset, _), job in jobs.items() if job.bound))
     trained = {key: job for key, job in jobs.items() if job.config.reuse is None and job.config.training.epochs}
     formula = tuple(f"{dataset}/{run}" for (dataset, run), job in trained.items() if job.counted is None)
@@ -174,7 +174,7 @@ def parts_of_run(
     """
     dataset, run, seed = key
     config = configs[dataset, run]
-    job = Job.of(world, dataset, config, results)
+    job = PlannedRun.of(world, dataset, config, results)
     if config.needs_encoder:
         model, length = config.encoder.model, config.encoder.max_len
         entry = world.text_models[model]
@@ -185,7 +185,7 @@ def parts_of_run(
         if config.needs_embeddings:
             yield from _image_parts(world, dataset, config.images.vision, most_images(dataset, configs), hardware)
         for trained in (config.reuse or run, *config.inference.chosen_on):
-            trained_job = Job.of(world, dataset, configs[dataset, trained], results)
+            trained_job = PlannedRun.of(world, dataset, configs[dataset, trained], results)
             yield f"train/{dataset}/{trained}/seed{seed}", train_cost(trained_job, hardware)
             yield f"index/{dataset}/{trained}/seed{seed}", index_cost(trained_job, hardware)
     yield f"predict/{dataset}/{run}/seed{seed}", predict_cost(job, hardware)

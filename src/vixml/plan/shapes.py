@@ -118,7 +118,7 @@ def shape_of(name: str, model: TextModel, layers: int | None = None) -> Shape:
 
 
 @dataclass(frozen=True)
-class Item:
+class MeanItem:
     """Mean sizes of a query or label."""
 
     text: float  # tokens of its text
@@ -128,7 +128,7 @@ class Item:
     more: float = 0.0  # tokens that its text may have in addition, on average over the longest batch
 
 
-def items_of(texts: Texts, entry: Dataset, config: RunConfig, causal: bool) -> tuple[Item, Item]:
+def mean_items(texts: Texts, entry: Dataset, config: RunConfig, causal: bool) -> tuple[MeanItem, MeanItem]:
     """Return the average query and label of a run."""
     encoder, mining, n = config.encoder, config.mining, entry.expect.n_train if entry.expect else 0
     independent = float(config.training.batch_size)
@@ -137,14 +137,14 @@ def items_of(texts: Texts, entry: Dataset, config: RunConfig, causal: bool) -> t
         groups = max((n / n_groups(mining, n, epoch) for epoch in range(config.training.epochs)), default=1.0)
         independent = max(1.0, independent / groups)
 
-    def item(tokens: float | None, spread: float, images: float | None, share: str, template: str) -> Item:
+    def item(tokens: float | None, spread: float, images: float | None, share: str, template: str) -> MeanItem:
         text = float(encoder.max_len) if tokens is None else min(encoder.max_len, tokens + (0 if causal else 2))
         most = config.images.per_item * entry.facts.get(share, 100.0) / 100 if config.uses_images else 0.0
         n_images = most if images is None else min(images, most)
         prefix, in_template = _template_tokens(template, causal)
         computed = text + (n_images if config.images.fusion == "early" else 0.0) + in_template - prefix
         more = min(encoder.max_len - text, 3 * spread / math.sqrt(independent))
-        return Item(text, computed, computed + prefix, n_images, more)
+        return MeanItem(text, computed, computed + prefix, n_images, more)
 
     query = (texts.query_tokens, texts.query_spread, texts.query_images, "pct_train_queries_with_images")
     label = (texts.label_tokens, texts.label_spread, texts.label_images, "pct_labels_with_images")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from vixml.files import sha256_json, write_text
 
 if TYPE_CHECKING:
-    from vixml.plan.cost import Job
+    from vixml.plan.cost import PlannedRun
 
 TABLE = Path(__file__).with_suffix(".csv")
 # Settings of an encoder that change no shape of a step, or only the number of its tokens.
@@ -42,7 +42,7 @@ class Count:
         return self.at_few + slope * max(0.0, tokens - self.few)
 
 
-def key_of(job: Job) -> str:
+def key_of(job: PlannedRun) -> str:
     """Return a digest of everything that the memory of a step depends on, except its tokens and the number of labels."""
     config = job.config
     # Only a softmax over label vectors depends on the number of labels.

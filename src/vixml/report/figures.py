@@ -155,7 +155,7 @@ def make_figures(scores: Sequence[Path], config_dir: Path, figures: Sequence[str
                 continue
             found = points(spec, published, results)
             write_text(work / f"{spec.id}.csv", to_csv(spec, found))
-            save(draw(spec, found), work / spec.id)
+            save(draw_panels(spec, found), work / spec.id)
 
 
 def _drawing(spec: FigureSpec | DrawingSpec, config_dir: Path) -> list[Path]:
@@ -186,7 +186,7 @@ def save(figure: Figure, stem: Path) -> None:
 # -- drawing a metric against training time -----------------------------------------------------------------------------
 
 
-def draw(spec: FigureSpec, found: Sequence[Point]) -> Figure:
+def draw_panels(spec: FigureSpec, found: Sequence[Point]) -> Figure:
     """Draw both panels: the paper's values without an hour axis, ours at their measured hours."""
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(10.4, 5.2), width_ratios=[1.1, 1.25], layout="constrained")

@@ -34,7 +34,7 @@ from vixml.report.results import (
     Aggregate,
     Results,
     difference,
-    find,
+    find_scores,
     load,
     mean_sd,
     read_versioned,
@@ -116,7 +116,7 @@ def load_reference(path: Path | str) -> dict[str, Any]:
     return read_versioned(path, "write it again: vixml summary --results results --write-reference FILE")
 
 
-def value_of(row: dict[str, Any], metric: str) -> Aggregate | None:
+def metric_of(row: dict[str, Any], metric: str) -> Aggregate | None:
     """Return a metric of a row, if it has it."""
     value = row["metrics"].get(metric)
     return Aggregate(**value, n=row["n"]) if value else None
@@ -124,12 +124,12 @@ def value_of(row: dict[str, Any], metric: str) -> Aggregate | None:
 
 def number(row: dict[str, Any], metric: str) -> str:
     """Print one cell: mean and sample standard deviation."""
-    return mean_sd(value_of(row, metric), count=False, none="–" if row["n"] else NOT_RUN)
+    return mean_sd(metric_of(row, metric), count=False, none="–" if row["n"] else NOT_RUN)
 
 
 def interval(row: dict[str, Any], metric: str) -> str:
     """Print the 95 % t interval of a mean over seeds; a dash below three seeds."""
-    found = value_of(row, metric)
+    found = metric_of(row, metric)
     return "–" if found is None or found.low is None else f"{found.low:.1f} to {found.high:.1f}"
 
 
@@ -274,7 +274,7 @@ def summary(options: SummaryOptions) -> None:
         specs = [layout] if layout else load_tables(config_dir, options.tables)
         # Results of other runs may be of an older corpus.
         named = {(dataset, run) for spec in specs for dataset, run, _ in named_runs(spec.model_dump())}
-        results = load(options.scores or find(options.results, named))
+        results = load(options.scores or find_scores(options.results, named))
         if not results:
             raise VixmlError("no finished scores", where=options.results, hint="run the workflow first: make demo")
         sources = Sources.load(config_dir, results)
@@ -317,7 +317,7 @@ def on_picto(one: Comparison, rows: dict[str, dict[str, Any]]) -> list[str]:
     """Return both runs' P@1, their difference with its 95 % interval, and whether it has the sign that the paper claims."""
     if missing := ", ".join(run for run in one.runs if run not in rows):
         return ["–", "–", "–", f"not run: `{missing}`"]
-    ahead, behind = (value_of(rows[run], METRIC) for run in one.runs)
+    ahead, behind = (metric_of(rows[run], METRIC) for run in one.runs)
     gap, half = difference(ahead, behind)
     word = f"too few seeds ({ahead.n} and {behind.n})" if half is None else _word(gap, half, one.control)
     interval = "–" if half is None else f"{gap - half:+.1f} to {gap + half:+.1f}"

@@ -15,8 +15,8 @@ from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
 from vixml.files import read_json
 from vixml.plan.assumptions import HARDWARE, VISION, Kind
-from vixml.plan.cost import Cost, Job, count, train_cost
-from vixml.plan.plan import BASE, Choice, Group, Plan, choose_hardware, hours, make_plan, read_workflow
+from vixml.plan.cost import Cost, PlannedRun, count, train_cost
+from vixml.plan.plan import BASE, Group, Plan, PlannedTable, choose_hardware, hours, make_plan, read_workflow
 from vixml.plan.shapes import clustering_flop, shape_of
 from vixml.report.pages import load_reference, update_page
 from vixml.text import duration, markdown, plain, size
@@ -97,7 +97,7 @@ def by_run(plan: Plan) -> Lines:
     return ["run", *(group.name for group in plan.targets), "GPU mem.", "memory"], rows
 
 
-def purchases(choices: Sequence[Choice]) -> Lines:
+def purchases(choices: Sequence[PlannedTable]) -> Lines:
     """Return one line per table, in the order in which a budget buys them."""
     rows = [
         [c.table, *map(duration, (c.alone, c.adds, c.hours)), "yes" if c.fits else "alone" if c.fits_alone else "no"]
@@ -130,7 +130,7 @@ def notes(plan: Plan) -> list[str]:
     return found
 
 
-def show(plan: Plan, choices: Sequence[Choice], budget: str | None) -> None:
+def show(plan: Plan, choices: Sequence[PlannedTable], budget: str | None) -> None:
     """Print a plan on a terminal of 80 columns."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -159,7 +159,7 @@ def show(plan: Plan, choices: Sequence[Choice], budget: str | None) -> None:
         console.print(sentence)
 
 
-def as_json(plan: Plan, choices: Sequence[Choice]) -> dict[str, Any]:
+def as_json(plan: Plan, choices: Sequence[PlannedTable]) -> dict[str, Any]:
     """Return a plan for programs: hours, operations, bytes."""
 
     def group(one: Group) -> dict[str, Any]:
@@ -230,7 +230,7 @@ def sustained_here(config_dir: Path | str, benchmark: Path, way: str = "ours, bf
     for case, modality in (("text", "text"), ("images", "text+image")):
         settings = {"modality": modality, "prototype": {"free_vectors": 2048}, "mining": None}
         settings |= {"training": {"batch_size": measured["batch_size"], "epochs": 1}}
-        job = Job.of(world, "picto", RunConfig.model_validate(settings))
+        job = PlannedRun.of(world, "picto", RunConfig.model_validate(settings))
         speed = measured["cases"][case]["samples_per_second"][way]["median"]
         found[case] = speed * job.step_flop / job.trained_queries / measured["machine"]["threads"]
     return found
@@ -244,8 +244,8 @@ def known(config_dir: Path | str, reference: Path) -> list[tuple[str, str, str, 
     """
     world, runs, gpu = load_world(config_dir), load_runs(config_dir), HARDWARE["gpu"]
 
-    def job(dataset: str, run: str) -> Job:
-        return Job.of(world, dataset, runs[dataset, run])
+    def job(dataset: str, run: str) -> PlannedRun:
+        return PlannedRun.of(world, dataset, runs[dataset, run])
 
     found = []
     for _, line in read_csv(Path(config_dir) / "reported" / "other_facts.csv"):

@@ -55,7 +55,7 @@ PIXELS = 128  # images are shown at 56: enough for a sharp screen, and the page 
 
 
 @dataclass(frozen=True)
-class Answer:
+class GalleryAnswer:
     """One run's best labels for a query: (text, whether it is true)."""
 
     run: str
@@ -68,14 +68,14 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Query:
+class GalleryQuery:
     """One query of the gallery; images are data URIs with their alternative text."""
 
     row: int
     text: str
     images: tuple[tuple[str, str], ...]
     truth: tuple[str, ...]
-    answers: tuple[Answer, ...]
+    answers: tuple[GalleryAnswer, ...]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Part:
     title: str
     rule: str
     by_outcome: bool
-    queries: tuple[Query, ...]
+    queries: tuple[GalleryQuery, ...]
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Gallery:
     parts: tuple[Part, ...]
 
 
-def sample(n_test: int) -> np.ndarray:
+def gallery_rows(n_test: int) -> np.ndarray:
     """Return the rows shown: (at most 12,) int64 ascending, drawn without looking at any result."""
     return np.sort(np.random.default_rng(SEED).permutation(n_test)[:N_QUERIES])
 
@@ -132,20 +132,22 @@ def gallery(corpus_dir: Path, images_dir: Path, compare: Sequence[str], results:
     texts, names = corpus.texts("test"), corpus.texts("label")
     truth, images = corpus.labels("test"), corpus.images("test")
 
-    def answer(run: str, row: int) -> Answer:
+    def answer(run: str, row: int) -> GalleryAnswer:
         labels, hits = (table[row].tolist() for table in tops[run])
-        return Answer(run, tuple((names[label], hit) for label, hit in zip(labels, hits, strict=True) if label >= 0))
+        return GalleryAnswer(
+            run, tuple((names[label], hit) for label, hit in zip(labels, hits, strict=True) if label >= 0)
+        )
 
-    def query(row: int) -> Query:
+    def query(row: int) -> GalleryQuery:
         shown = [image for image in images.row(row).tolist() if image not in store.missing][:N_IMAGES]
         uris = [
             (_data_uri(store.read(image)), f"{texts[row]}, image {number} of {len(shown)}")
             for number, image in enumerate(shown, start=1)
         ]
         named = tuple(names[label] for label in sorted(truth.row(row).tolist()))
-        return Query(row, texts[row], tuple(uris), named, tuple(answer(run, row) for run in tops))
+        return GalleryQuery(row, texts[row], tuple(uris), named, tuple(answer(run, row) for run in tops))
 
-    n_test, blind = corpus.n("test"), sample(corpus.n("test")).tolist()
+    n_test, blind = corpus.n("test"), gallery_rows(corpus.n("test")).tolist()
     rule = (
         f"{len(blind)} of {n_test:,} test queries of {dataset}, drawn at random with seed {SEED} before any "
         "result was looked at; all of them are shown, in the order of the file."

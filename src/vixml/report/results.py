@@ -253,7 +253,7 @@ class Results:
         return tuple(r for r in found if seed is None or r.seed == seed)
 
 
-def find(results_dir: Path | str, runs: Collection[tuple[str, str]]) -> list[Path]:
+def find_scores(results_dir: Path | str, runs: Collection[tuple[str, str]]) -> list[Path]:
     """Return the finished folders of test scores of ``runs``, by dataset and name, below ``results_dir``, sorted."""
     found = [(path, names) for path, names in stages.find("score", results_dir) if names["split"] == "test"]
     return [path for path, names in found if (names["dataset"], names["run"]) in runs and (path / MANIFEST).exists()]

@@ -21,7 +21,7 @@ import numpy as np
 
 from vixml.config.published import PublishedValue, TrainingRun, load_published, load_training_runs, read_csv, select_one
 from vixml.config.tables import ClaimRow, FactsSpec, MeasuredRow, TableSpec, load_any_tables, named_runs
-from vixml.config.tables import Row as PublishedRow
+from vixml.config.tables import PaperRow as PublishedRow
 from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
 from vixml.plan.assumptions import HARDWARE

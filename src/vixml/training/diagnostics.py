@@ -28,7 +28,7 @@ PRODUCTS = 1 << 26  # of queries and labels, in memory at a time
 
 
 @dataclass(frozen=True)
-class Queries:
+class WatchedQueries:
     """Queries and their labels.
 
     Attributes:
@@ -65,7 +65,7 @@ def mean_cosine(unit: Tensor) -> float:
     return float((total.square().sum() - n) / (n * (n - 1)))
 
 
-def precision_at_1(queries: Queries, labels: Tensor) -> float:
+def precision_at_1(queries: WatchedQueries, labels: Tensor) -> float:
     """Return P@1 in percent by label search over ``labels``, (n_labels, dim) float32 unit rows."""
     best = [(some @ labels.T).argmax(dim=1) for some in _in_pieces(queries.vectors, len(labels))]
     return hits(torch.cat(best), queries.truth)
@@ -76,7 +76,9 @@ def _in_pieces(queries: Tensor, width: int) -> Sequence[Tensor]:
     return queries.split(max(1, PRODUCTS // max(width, 1)))
 
 
-def knn_precision_at_1(queries: Queries, train: Queries, neighbours: int = 20, temperature: float = 0.05) -> float:
+def knn_precision_at_1(
+    queries: WatchedQueries, train: WatchedQueries, neighbours: int = 20, temperature: float = 0.05
+) -> float:
     """Return P@1 in percent if the ``neighbours`` nearest training queries vote for their labels.
 
     A vote's weight is the softmax of the neighbours' similarities, divided by ``temperature``.
@@ -159,13 +161,13 @@ def prototype_inputs(model: Siamese, u: Tensor, labels: Tensor) -> dict[str, flo
     }
 
 
-def evaluate(
+def diagnose(
     model: Siamese,
     labels: np.ndarray,
     label_u: Tensor,
     label_z: Tensor | None,
-    validation: Queries,
-    train: Queries,
+    validation: WatchedQueries,
+    train: WatchedQueries,
 ) -> dict[str, float]:
     """Return the epoch's diagnostics.
 

@@ -90,7 +90,9 @@ def train(
         state = new_state(training)
         n_queries = len(training.data.rows) * (config.training.epochs + config.training.refit_epochs)
         shown = bar(str(run), n_queries) if first else nullcontext(Quiet())
-        enough = enough_memory(lambda: f"train {run}, {position(training, state)}", lambda: smaller(training, state))
+        enough = enough_memory(
+            lambda: f"train {run}, {training_position(training, state)}", lambda: smaller(training, state)
+        )
         with shown as advance, lost_processes(group), enough:
             fit(training, state, checkpoint, TrainingView(advance, str(run), config.training.epochs))
             leave()
@@ -441,7 +443,7 @@ def start_or_resume(training: Training, state: State, checkpoint: Checkpoint, vi
         initialise(training, state)
 
 
-def position(training: Training, state: State) -> str:
+def training_position(training: Training, state: State) -> str:
     """Return a training's position, for an error."""
     if state.refitting:
         return "fitting label vectors (training.refit_epochs)"
@@ -702,9 +704,9 @@ def epoch_report(training: Training, state: State) -> dict[str, Any] | None:
     stored = state.stored.take(rows)
     diagnostics.require_finite(means["loss"], stored, state.epoch)
     label_z = all_prototypes(model, label_u, labels=labels) if model.has_prototypes else None
-    held_out_queries = diagnostics.Queries(F.normalize(validation, dim=1), data.truth.take(held_out))
-    trained = diagnostics.Queries(stored, data.used_truth)
-    diagnosed = diagnostics.evaluate(model, labels, label_u, label_z, held_out_queries, trained)
+    held_out_queries = diagnostics.WatchedQueries(F.normalize(validation, dim=1), data.truth.take(held_out))
+    trained = diagnostics.WatchedQueries(stored, data.used_truth)
+    diagnosed = diagnostics.diagnose(model, labels, label_u, label_z, held_out_queries, trained)
     return {
         "epoch": state.epoch,
         "steps": state.step_in_epoch,
