@@ -9,12 +9,14 @@ import shlex
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import typer.main
 import yaml
 
 from vixml import cli
+from vixml.cli import fitting
 from vixml.errors import MACHINE, VixmlError, machine_error
 from vixml.provenance import stage
 from vixml.stages import PLACES, STAGES
@@ -185,6 +187,44 @@ def test_refusals_and_full_disks_are_explained(failing, capsys):
 def test_an_interrupt_is_130(failing, capsys):
     assert failing(KeyboardInterrupt()) == 130
     assert "run the same command again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("error", "said"), [(KeyboardInterrupt(), cli.INTERRUPTED + "\n"), (SystemExit(130), "")])
+def test_a_command_that_has_said_how_to_resume_has_no_line_more(monkeypatch, capsys, error, said):
+    app = typer.Typer(pretty_exceptions_enable=False)
+
+    @app.command()
+    def work() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", app)
+    before = signal.getsignal(signal.SIGTERM)
+    assert cli.main([]) == 130 and capsys.readouterr().err == said
+    signal.signal(signal.SIGTERM, before)
+
+
+# In place of Snakemake, which Ctrl-C reaches, too: it takes longer to end than Python waits by itself.
+ENDS = """\
+#!{python} -IS
+import os, signal, sys, time
+os.kill(os.getppid(), signal.SIGINT)
+time.sleep(0.4)
+sys.exit({status})
+"""
+
+
+@pytest.mark.parametrize(("status", "error"), [(130, SystemExit), (1, KeyboardInterrupt)])
+def test_an_interrupted_fit_leaves_the_last_word_to_snakemake(tmp_path, monkeypatch, status, error):
+    program = tmp_path / "python"
+    program.write_text(ENDS.format(python=sys.executable, status=status))
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(fitting, "warm_programs", lambda: nullcontext(""))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background may have it ignored
+    with pytest.raises(error) as caught:
+        fitting._run(tmp_path / "shop.yaml", None, [])
+    signal.signal(signal.SIGINT, before)
+    assert caught.type is error and getattr(caught.value, "code", 130) == 130
 
 
 def test_defects_keep_their_stack_trace(failing):
