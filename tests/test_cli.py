@@ -110,9 +110,21 @@ def test_version():
 def test_bad_input_is_one_block_and_status_2(tmp_path):
     done = run("download", "no-such", "--raw", str(tmp_path))
     assert done.returncode == 2
-    assert done.stderr.startswith("\nerror: unknown key 'no-such'")
+    assert done.stderr.startswith("\nerror: unknown source 'no-such'")
     assert "where:" in done.stderr and "what now:" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["train", "predict", "score"])
+def test_a_wrong_dataset_is_named_before_the_run(tmp_path, capsys, command):
+    assert cli.main([command, "pictoo", "vixml-minilm-l3", "--results", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "unknown dataset 'pictoo'" in said and "datasets.yaml" in said and "did you mean 'picto'?" in said
+    assert cli.main([command, "picto", "vixml-minilm-3", "--results", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "unknown run 'vixml-minilm-3'" in said and "did you mean 'vixml-minilm-l3'?" in said
+    assert cli.main(["pack", "pictoo", "--results", str(tmp_path)]) == 2
+    assert "unknown dataset 'pictoo'" in capsys.readouterr().err
 
 
 @pytest.fixture

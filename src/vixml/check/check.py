@@ -513,10 +513,10 @@ def open_results(
     """
     everything = Results(folder, load_world(config_dir), quick=quick)
     if dataset is not None and dataset not in everything.datasets:
-        raise unknown_key(dataset, sorted(everything.datasets), f"--dataset: {folder}")
+        raise unknown_key(dataset, sorted(everything.datasets), f"--dataset: {folder}", "dataset")
     runs = sorted({r for d, r in everything.runs if dataset in (None, d)})
     if run is not None and run not in runs:
-        raise unknown_key(run, runs, f"--run: {folder}/runs")
+        raise unknown_key(run, runs, f"--run: {folder}/runs", "run")
     chosen = Results(folder, everything.world, dataset, run, quick)
     stages = [stage for checks in CHECKS.values() for stage in checks]
     if not any(artifact.finished for stage in stages for artifact in chosen.artifacts(stage)):

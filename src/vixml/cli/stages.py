@@ -75,7 +75,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         job = Job(project, stage.name, values, given)
         if stage.per_model:
             project.own_run(values["dataset"], values["run"])
-        if "run" in values and stage.name != "score":  # which reads predictions alone
+        # `score` reads predictions alone, also of a run that is configured no longer.
+        if "run" in values and (stage.name != "score" or not job.reads()["predictions"].exists()):
             require_fit(project.run(values["dataset"], values["run"]), project.world, f"run {values['run']}")
         function(job, **values)
 
@@ -161,7 +162,7 @@ def download(
 
     world = Project(config_dir, results).world
     if source not in world.sources:
-        raise unknown_key(source, sorted(world.sources), f"{config_dir}: sources")
+        raise unknown_key(source, sorted(world.sources), f"{config_dir}: sources", "source")
     print(fetch_source(source, world.sources[source], raw or raw_dir(results), replace=replace))
 
 
