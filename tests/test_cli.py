@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from contextlib import nullcontext
+from typing import get_args
 
 import pytest
 import typer.main
@@ -17,6 +18,7 @@ import yaml
 
 from vixml import cli
 from vixml.cli import fitting
+from vixml.config.run import Inference
 from vixml.errors import MACHINE, VixmlError, machine_error
 from vixml.provenance import stage
 from vixml.stages import PLACES, STAGES
@@ -41,6 +43,20 @@ def test_a_command_explains_itself(command, capsys):
     assert cli.main([command, "--help"]) == 0
     shown = capsys.readouterr().out
     assert "Example:" in shown and f"vixml {command}" in shown
+
+
+def test_predict_names_every_kind_of_search_and_of_model(capsys):
+    assert cli.main(["predict", "--help"]) == 0
+    shown = capsys.readouterr().out
+    names = [
+        *get_args(Inference.model_fields["index"].annotation),
+        "votes",
+        "popularity",
+        "linear",
+        "PECOS",
+        "napkinXC",
+    ]
+    assert [name for name in names if name not in shown] == []
 
 
 @pytest.mark.parametrize("command", COMMANDS)

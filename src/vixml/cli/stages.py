@@ -588,10 +588,12 @@ def predict(
         ),
     ] = 512,
 ) -> None:
-    """Rank labels for every query: search, votes of training queries, both, or popularity, as the run says.
+    """Rank labels for every query as the run says: by search, votes of training queries, both, popularity, or a linear model.
 
-    Reads the corpus and, but for popularity, the run's vectors; a run with `reuse`
-    has none and reads those of the run that it names. The search is exact.
+    Reads the corpus and the run's vectors; a run with `reuse` has none and reads
+    those of the run that it names. The search is exact, or approximate with
+    `inference.index: ivf` or `hnsw`. Popularity needs no vectors, nor do methods
+    that first fit a model to the training texts: `linear`, PECOS and napkinXC.
     Retrieval-augmented inference searches labels and training queries, and adds
     the votes of the latter for their labels; local ridge votes weigh these by a
     regression at the query. Writes labels.npy (the top labels,
