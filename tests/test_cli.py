@@ -48,14 +48,8 @@ def test_a_command_explains_itself(command, capsys):
 def test_predict_names_every_kind_of_search_and_of_model(capsys):
     assert cli.main(["predict", "--help"]) == 0
     shown = capsys.readouterr().out
-    names = [
-        *get_args(Inference.model_fields["index"].annotation),
-        "votes",
-        "popularity",
-        "linear",
-        "PECOS",
-        "napkinXC",
-    ]
+    searches = get_args(Inference.model_fields["index"].annotation)
+    names = [*searches, "votes", "popularity", "linear", "PECOS", "napkinXC"]
     assert [name for name in names if name not in shown] == []
 
 
@@ -139,6 +133,8 @@ def test_a_wrong_dataset_is_named_before_the_run(tmp_path, capsys, command):
     assert cli.main([command, "picto", "vixml-minilm-3", "--results", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert "unknown run 'vixml-minilm-3'" in said and "did you mean 'vixml-minilm-l3'?" in said
+    assert cli.main(["score", "picto", "theirs", "--predictions", str(tmp_path), "--results", str(tmp_path)]) == 2
+    assert "an input of `score` is missing: corpus" in capsys.readouterr().err, "predictions may be of any run"
     assert cli.main(["pack", "pictoo", "--results", str(tmp_path)]) == 2
     assert "unknown dataset 'pictoo'" in capsys.readouterr().err
 

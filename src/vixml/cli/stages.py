@@ -76,7 +76,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         if stage.per_model:
             project.own_run(values["dataset"], values["run"])
         # `score` reads predictions alone, also of a run that is configured no longer.
-        if "run" in values and (stage.name != "score" or not job.reads()["predictions"].exists()):
+        scorable = stage.name == "score" and ("predictions" in job.given or job.folder("predict").exists())
+        if "run" in values and not scorable:
             require_fit(project.run(values["dataset"], values["run"]), project.world, f"run {values['run']}")
         function(job, **values)
 
