@@ -3,7 +3,8 @@
 # REQUIRED INPUTS: results/data/{dataset}/corpus; results/runs/{dataset}/{run}/seed{seed}/index (not for popularity);
 #   results/data/{dataset}/embeddings/{vision} for runs that vote with image embeddings; .../seed{seed}/model for validation;
 #   a network for install_peers only.
-#   A run that reuses another's model reads index and model from that run's folder; a choice those of `inference.chosen_on`.
+#   A run that reuses the model of another run reads index and model from that run's folder; choose_inference reads those of the
+#   runs in `inference.chosen_on`.
 # OUTPUTS: results/peers; results/runs/{dataset}/{run}/seed{seed}/choice; .../{split}/predictions and .../score.
 
 
@@ -28,7 +29,7 @@ rule choose_inference:
 
 
 rule install_peers:
-    """Install other software, with which runs are compared, into a folder of its own."""
+    """Install other software, with which runs are compared, into a separate folder."""
     output:
         made_by("install-peers"),
     retries: 1

@@ -1,14 +1,14 @@
-# Images to embeddings: render_images, fetch_images, prepare_vision, embed_images, import_vectors; and all as a folder: export_dataset.
+# Images to embeddings (render_images, fetch_images, prepare_vision, embed_images, import_vectors), and their export (export_dataset).
 #
-# REQUIRED INPUTS: results/data/{dataset}/corpus (which images); results/raw/{filename} (drawings, vision weights, embeddings); for
-#   vision models of the hub a network, or their files placed by hand in results/raw/hub/{checkpoint, with -- for /}.
+# REQUIRED INPUTS: results/data/{dataset}/corpus (lists the images); results/raw/{filename} (drawings, vision weights, embeddings);
+#   for vision models from the hub, a network or files placed by hand in results/raw/hub/{checkpoint, with -- for /}.
 # OUTPUTS: results/data/{dataset}/images; results/vision/{vision}; results/data/{dataset}/embeddings/{vision};
 #   results/exported/{dataset} (Parquet, a dataset card, checksums).
 
-# Which of the two rules makes a dataset's images.
+# Datasets whose images are fetched; render_images makes those of the others.
 FETCHED = either(re.escape(name) for name, entry in WORLD.datasets.items() if entry.fetches)
 
-# Which embeddings are imported: a pattern of a dataset with a look-ahead at the encoder.
+# Embeddings that are imported: a pattern of datasets, with a look-ahead at the encoder.
 IMPORTED = either(
     f"{re.escape(name)}(?=/embeddings/{re.escape(vision)}/)"
     for name, entry in WORLD.datasets.items()
@@ -46,7 +46,7 @@ rule render_images:
         made_by("render-images"),
     wildcard_constraints:
         dataset=f"(?!(?:{FETCHED})/){ID}",
-    # Before any training that could start meanwhile: the longest trainings wait for images.
+    # Runs before any training that could start at the same time, because the longest trainings wait for images.
     priority: 10000
     threads: THREADS.images
     resources:
@@ -61,7 +61,7 @@ rule render_images:
 
 
 rule prepare_vision:
-    """Make the folder of a hub vision model, its vision tower only, checked against its architecture."""
+    """Make a folder with the vision tower of a model from the hub, checked against its architecture."""
     output:
         made_by("prepare-vision"),
     resources:

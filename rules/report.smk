@@ -6,12 +6,12 @@
 # OUTPUTS: results/tables; results/figures; results/report and its copy results/report.html; results/tuning. For a configuration
 #   whose name differs from that of config/config.yaml: the same below results/pages/{name}.
 
-# Printed in the report but not a setting: moving a configuration to another folder does not rewrite the report.
+# The report prints these, but they are not settings: moving a configuration to another folder does not rewrite the report.
 os.environ.update(VIXML_CONFIGFILE=CONFIGFILE, VIXML_COMMAND=COMMAND)
 
 LAYOUT_OF_TABLES = layout(*(f"tables/{name}.yaml" for name in WORKFLOW.tables))
 LAYOUT_OF_FIGURES = layout(*(f"figures/{name}.*" for name in WORKFLOW.figures))
-# The report names runs of the paper in commands.
+# The report's commands name runs of the paper.
 LAYOUT_OF_REPORT = layout("paper.yaml", *(f"tables/{name}.yaml" for name in WORKFLOW.tables))
 
 
@@ -120,7 +120,7 @@ rule make_tuning:
     """Compare runs on held-out train queries, to choose their settings."""
     input:
         scores=held_out("score"),
-        # Their settings and diagnostics are printed, too.
+        # The table also shows their settings and diagnostics.
         models=held_out("train"),
     output:
         report(

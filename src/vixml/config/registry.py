@@ -132,7 +132,7 @@ class Catalogue(Strict):
         description="Folder of the tables and images: relative to that of the raw files, or an absolute path."
     )
     id: str = Field("id", description="Column with an item's id. Without it, the row number is the id.")
-    labels: str = Field("labels", description="Column with a query's labels; `tags + brand` takes those of several.")
+    labels: str = Field("labels", description="Column with a query's labels, or several columns: `tags + brand`.")
     labels_by: Literal["id", "name"] = Field(
         "id", description="Content of that column: ids of the table `label`, or its texts; without it, the labels."
     )
@@ -171,13 +171,13 @@ class Catalogue(Strict):
     )
     fold_case: bool = Field(
         False,
-        description="Labels that differ only in case and spaces are one, in its most frequent spelling; without a table `label`.",
+        description="Merge labels that differ only in case and spaces, in the most frequent spelling; only without a table `label`.",
     )
     labels_are: Literal["values", "columns"] = Field(
         "values",
-        description="`columns`: each column of `labels` is a label, which the items with a 1 (true, yes, x) in it have.",
+        description="`columns`: each column of `labels` is one label, and items with a 1 (true, yes, x) in it have that label.",
     )
-    empty: list[str] = Field([], description="Values of a cell that mean nothing, e.g. `NULL`, in any case.")
+    empty: list[str] = Field([], description="Values that count as an empty cell, e.g. `NULL`, in upper or lower case.")
     other_images: Literal["error", "skip"] = Field(
         "error", description="Images that are not what `images_are` says: an `error`, or left out and counted (`skip`)."
     )
@@ -261,8 +261,8 @@ class Dataset(Strict):
     sources: list[str] = Field([], description="Entries of `sources`.")
     stand_in: bool = Field(
         False,
-        description="True for data that stand in for the paper's: its rows can never confirm a published value, nor can those of "
-        "your own data (builder `catalogue`).",
+        description="True for data that replace the paper's: its rows can never confirm a published value. The same holds for "
+        "your own data (builder `catalogue`), without this key.",
     )
     text: str = Field(
         "title", description="Fields that form the text, e.g. `title + content`: joined by one space, in that order."

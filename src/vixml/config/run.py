@@ -52,7 +52,7 @@ class Strict(BaseModel):
 class Ridge(Strict):
     """Local ridge votes, ours: `votes / frequency^frequency_power + prototype_weight <q, z> + text_weight <q, u> + linear_weight linear(q)`."""
 
-    neighbours: Count = Field(100, description="Number of training queries that each query's regression is fitted to.")
+    neighbours: Few = Field(100, description="Number of training queries that each query's regression is fitted to.")
     bandwidth: float = Field(0.2, ge=1e-3, le=10_000, description="`h` of the kernel `exp((cosine - 1) / h)`.")
     regulariser: float = Field(
         0.2,
@@ -395,8 +395,8 @@ class Optimizer(Strict):
     )
     warmup_steps_new: Natural | None = Field(
         None,
-        description="Steps of linear warm-up for the new parts; `null`: `warmup_steps`. Fewer put them ahead of the "
-        "language model, because an untrained prototype network pulls all queries to one point "
+        description="Steps of linear warm-up for the new parts; `null`: `warmup_steps`. With fewer steps, they learn before the "
+        "language model does; otherwise, an untrained prototype network may pull all queries to one point "
         "(docs/deviations.md D4).",
     )
     clip_norm: Positive | None = Field(None, description="Clip the gradient's global norm; `null` does not clip.")
@@ -434,7 +434,7 @@ class Training(Strict):
     validation_split: Seed = Field(
         0,
         description="Which share of the queries is held out: train is shuffled once, and each number takes the next share, so that "
-        "those of 0 to `1 / validation - 1` have no query in common.",
+        "shares 0 to `1 / validation - 1` have no query in common.",
     )
     checkpoint_minutes: float = Field(
         10.0,

@@ -178,17 +178,17 @@ class FigureSpec(Strict):
     lines: list[FigureLine] = Field([])
     measured_dataset: str = Field(description="Dataset of the runs measured here.")
     measured_title: str = Field(
-        description="Title of the panel of values measured here; says so if the data are a stand-in."
+        description="Title of the panel of values measured here; it should say if the data are a stand-in."
     )
     measured: list[MeasuredMark] = Field(description="Trained runs, drawn at their measured hours.")
     untrained: list[MeasuredMark] = Field([], description="Runs without training, drawn as horizontal lines.")
 
 
 class Comparison(Strict):
-    """A claim of the paper as PICTO can show it: one run less another (an entry of config/reported/comparisons.yaml)."""
+    """A claim of the paper that PICTO can show: the difference of two runs (an entry of config/reported/comparisons.yaml)."""
 
-    says: str = Field(description="The paper's claim, in few words.")
-    runs: tuple[str, str] = Field(description="Ours that should be ahead, and the one that it is compared with.")
+    says: str = Field(description="The paper's claim, in a few words.")
+    runs: tuple[str, str] = Field(description="Our run that should be ahead, and the run that it is compared with.")
     published: tuple[dict[str, str], dict[str, str]] | None = Field(
         None, description="Columns that select the paper's two scores, in that order; absent where it has no such row."
     )
@@ -204,11 +204,13 @@ class Comparisons(Strict):
 class DrawingSpec(Strict):
     """A drawing that is committed beside this file: `{id}.svg`, and `{id}.csv` with what it shows of each setting."""
 
-    kind: Literal["drawing"] = Field(description="Tells this file from those of metrics against training time.")
+    kind: Literal["drawing"] = Field(
+        description="Distinguishes this file from figures of a metric against training time."
+    )
     id: str = Field(description="The file's name.")
-    paper_figure: str = Field(description="As the paper numbers it.")
+    paper_figure: str = Field(description="Number of the figure in the paper.")
     title: str = Field(description="Its caption.")
-    dataset: str = Field(description="Entry of config/datasets.yaml: the runs that the drawing shows are runs of it.")
+    dataset: str = Field(description="Entry of config/datasets.yaml whose runs the drawing shows.")
 
 
 S = TypeVar("S", bound=Strict)

@@ -337,11 +337,16 @@ class Split:
 
     def _rank(self, how: Inference, depth: int) -> tuple[np.ndarray, np.ndarray]:
         """Return labels and scores: (n, depth)."""
-        how, (queries, voters) = how.model_copy(update={"top_k": depth}), self._vectors(how)
+        # As many labels of each term are ranked as in a prediction: with fewer, a sum could have another order.
+        how = how.model_copy(update={"top_k": max(depth, how.top_k)})
+        queries, voters = self._vectors(how)
         first = next(iter(self.vectors.values()))[0]
         asked = replace(queries, text=first.text, features=self.opened.features if adds_linear(how) else None)
-        labels = self.opened.searched(how)
-        return rank_labels(asked, labels, voters, self.voter_labels, how, filter=self.filter, search=self.search)
+        vectors = self.opened.searched(how)
+        labels, scores = rank_labels(
+            asked, vectors, voters, self.voter_labels, how, filter=self.filter, search=self.search
+        )
+        return labels[:, :depth], scores[:, :depth]
 
 
 class _Remembered:

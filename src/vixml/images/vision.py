@@ -359,8 +359,7 @@ def _unfit(folder: Path, found: str) -> VixmlError:
 
 # -- EfficientNet-Lite0 -----------------------------------------------------------------------------------------------
 
-# Not timm's tf_efficientnet_lite0: at 112 pixels in float32 on one EPYC thread this network pools 120 images per second of
-# processor time, timm's 96 (channels-last), with folded normalisation 103.
+# Not timm's tf_efficientnet_lite0 (docs/design.md, "Own code beside libraries").
 # (repeats, kernel, stride of the first, expansion, output channels) of each stage.
 STAGES = (
     (1, 3, 1, 1, 16),

@@ -375,10 +375,10 @@ def _parts(sources: Sources) -> str:
     heads = ["part", "what", "published cells", "without a run", "GPU time (H100)", "disk", "key"]
     total = missing.total
     in_all = (
-        f"All together {total.hours:,.0f} hours of one H100 with 80 GB and {size(total.disk_bytes)} of disk (predicted); what "
-        f"tables share counts once. No stage needs more than {size(total.gpu_memory_bytes)} on the GPU and "
-        f"{size(total.host_memory_bytes)} of main memory; a checkpoint takes up to {size(total.scratch_bytes)} of disk "
-        "more while a model trains."
+        f"In total, {total.hours:,.0f} hours of one H100 with 80 GB and {size(total.disk_bytes)} of disk (predicted); what "
+        f"several tables share counts once. No stage needs more than {size(total.gpu_memory_bytes)} on the GPU and "
+        f"{size(total.host_memory_bytes)} of main memory. While a model trains, its checkpoint takes up to "
+        f"{size(total.scratch_bytes)} of additional disk space."
     )
     return markdown(heads, rows, words=(1, 3, 6)) + f"\n{in_all}\n"
 

@@ -111,8 +111,8 @@ def notes(plan: Plan) -> list[str]:
     found = [
         f"Hours of {plan.hardware.name} ({plan.hardware.unit}); {plan.hardware.source}.",
         "Runs are counted per seed. What several runs share (a model, tokens, images, a training) counts once in each "
-        "line, so the lines do not add up to `all`. GPU memory and memory are the largest of any stage; a checkpoint takes "
-        f"up to {size(plan.total.scratch_bytes)} more disk while a model trains.",
+        "line, so the lines do not add up to `all`. GPU memory and main memory are those of the largest stage. While a model "
+        f"trains, its checkpoint takes up to {size(plan.total.scratch_bytes)} of additional disk space.",
     ]
     if plan.bounds:
         found.append(
@@ -121,9 +121,9 @@ def notes(plan: Plan) -> list[str]:
         )
     if plan.uncounted:
         found.append(
-            f"GPU memory of {len(plan.uncounted)} trainings is by formula, up to a fifth too low (late fusion: two thirds), not counted on the real step: "
-            f"{', '.join(plan.uncounted[:4])}{', ...' if len(plan.uncounted) > 4 else ''}. `python -m "
-            "vixml.plan.count_memory` counts those of config/."
+            f"GPU memory of {len(plan.uncounted)} trainings is not counted on the real step but follows from a formula, which "
+            f"may be up to a fifth too low (late fusion: two thirds): {', '.join(plan.uncounted[:4])}"
+            f"{', ...' if len(plan.uncounted) > 4 else ''}. `python -m vixml.plan.count_memory` counts those of config/."
         )
     if large := plan.too_large():
         found.append(f"More than the memory of {plan.hardware.name}: {', '.join(large)}.")
@@ -200,7 +200,7 @@ def pages(plan: Plan, config_dir: Path | str) -> dict[str, str]:
         for way in ("ours, bf16", "ours, fp32")
         for case, flop in sustained_here(config_dir, BENCHMARK, way).items()
     ]
-    parts = ["part", "time (share of the data set)", "rows at the largest", "growth", "memory"]
+    parts = ["part", "time (share of the dataset)", "rows at the largest size", "growth", "memory"]
     host = [[what, f"{speed / 1e9:.1f}"] for what, speed in host_speed(REHEARSAL).items()]
     sizes = []
     for name, model in load_world(config_dir).text_models.items():

@@ -137,8 +137,19 @@ def linear_scores(features: csr_matrix, coefficients: np.ndarray, filter: Ragged
         features: (n, t) float32.
         coefficients: (t, m) float32.
         filter: n rows over labels.
+
+    Raises:
+        VixmlError: a score that is not finite.
     """
     found = features @ coefficients
+    if not np.isfinite(found).all():
+        raise VixmlError(
+            "a score of the linear model is not finite",
+            where="linear model",
+            found="NaN or infinity",
+            expected="finite coefficients and features",
+            hint="fit it again",
+        )
     if filter is not None:
         found[np.repeat(np.arange(len(found)), filter.lengths), filter.values] = -np.inf
     return found

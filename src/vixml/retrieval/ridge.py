@@ -7,7 +7,7 @@ Finley and Gelfand, J. Am. Stat. Assoc. 111(514):800-812, 2016, doi:10.1080/0162
 neighbours, they share one vote among near duplicates.
 
 Cost per query with k neighbours of d dimensions: k^2 d + k^3 / 3 operations in float64 for one half of the kernel matrix, 4.2
-million at k 100 and d 384: 75 microseconds at the 57 GFLOP/s of a core of the developers' machine. At LF-AmazonTitles-1.3M, exact
+million at k 100 and d 384: 0.14 ms on a core with 31 GFLOP/s (benchmarks/ridge.py). At LF-AmazonTitles-1.3M, exact
 search among 1.3 million labels and 2.2 million training queries takes 2.7 billion: 0.2 % more. Everything stays in float64: float32
 products would save a third of the ridge's time (50 microseconds per text of about 700) and make scores and near-ties depend on the
 processor. Inner products with labels are computed only for pairs that can be among the best.

@@ -161,7 +161,7 @@ def _limits(tagger: Tagger, wanted: Wanted) -> tuple[float, float]:
             "this model does not know what its scores are worth",
             where=tagger.folder.folder,
             found="no calibration.json: too few items were held out of its training, or inference was not chosen on them",
-            hint="leave out --precision, --unlike and --probability; or fit a catalogue with 4,000 training items or more",
+            hint="leave out --precision, --unlike and --probability; or fit a catalogue with at least 500 training items",
         )
     score = similarity = -math.inf
     said = []

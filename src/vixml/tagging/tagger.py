@@ -452,12 +452,13 @@ class Tagger:
     def add_labels(self, labels: Iterable[Item], offset: float | None = None) -> None:
         """Add labels without training; they compete with the known ones from now on.
 
-        A new label's vector is that of its text (and pictures) through the prototype network, with the free vector of the
-        nearest known label, or the text vector alone where the model searches by text vectors or has no prototype network. It has a price. Measured on
-        a catalogue with 53 new labels: R@10 of 46 on items that have them, at a cost of 3 points on the known labels. An
-        ``offset`` trades one for the other: below 0 it favours the known labels. Choose it on held-out labels: train a run
-        without some labels, pack it, add them, set :attr:`offset` to a few values between -0.2 and 0.2, and keep the one
-        whose tags of held-out items are best.
+        A new label's vector is that of its text (and images) through the prototype network, with the free vector of the
+        nearest known label, or the text vector alone where the model searches by text vectors or has no prototype network.
+        It has a price. Measured on a catalogue with 53 new labels: R@10 of 46 on items that have them, at a cost of 3 points
+        on the known labels. No training query has a new label, so label search finds it far more often than local ridge votes
+        do (docs/deviations.md D34). An ``offset`` trades known labels for new ones: below 0 it favours the known. Choose it on
+        held-out labels: train a run without some labels, pack it, add them, set :attr:`offset` to a few values between -0.2
+        and 0.2, and keep the one whose tags of held-out items are best.
 
         Args:
             labels: texts, or mappings as in :meth:`tag`, or one of them; ``id`` names a label, else its text does.
