@@ -92,7 +92,7 @@ def test_terminal_table_fits_80_columns(config_dir, results, capsys):
     (results / "tables").mkdir()
     summary(results, None, None, config_dir)
     printed = capsys.readouterr().out
-    assert "49.97±0.50" in printed and "3.1 min" in printed
+    assert "49.97±0.50" in printed and "3.1 min" in printed and "training seeds" in printed
     assert f"tables:  {results / 'tables'}" in printed
     places = ("tables:", "figures:", "report:")
     assert all(len(line) <= 80 or line.startswith(places) for line in printed.splitlines())

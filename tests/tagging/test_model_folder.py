@@ -109,7 +109,7 @@ def test_neighbours_can_be_left_out(shop, packed, tmp_path):
 
 
 @pytest.mark.parametrize(("run", "what"), [
-    ("popular", "nothing to pack"), ("shuffled", "control"), ("text--augmented", "vote"), ("no-such", "unknown key"),
+    ("popular", "nothing to pack"), ("shuffled", "control"), ("text--augmented", "vote"), ("no-such", "unknown run"),
 ])  # fmt: skip
 def test_a_run_that_cannot_tag_is_refused(shop, tmp_path, run, what):
     with pytest.raises(VixmlError, match=what):

@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from vixml.config.load import load_world
-from vixml.config.load import require as require_known
+from vixml.config.load import load_world, require
 from vixml.config.registry import World
 from vixml.data.corpus import SPLITS, Corpus, verify_counts
 from vixml.data.download import verify_download
@@ -514,9 +513,9 @@ def open_results(
     """
     everything = FinishedFolders(folder, load_world(config_dir), quick=quick)
     if dataset is not None:
-        require_known(dataset, everything.datasets, f"--dataset: {folder}")
+        require(dataset, everything.datasets, f"--dataset: {folder}", "dataset")
     if run is not None:
-        require_known(run, {r for d, r in everything.runs if dataset in (None, d)}, f"--run: {folder}/runs")
+        require(run, {r for d, r in everything.runs if dataset in (None, d)}, f"--run: {folder}/runs", "run")
     chosen = FinishedFolders(folder, everything.world, dataset, run, quick)
     stages = [stage for checks in CHECKS.values() for stage in checks]
     if not any(artifact.finished for stage in stages for artifact in chosen.artifacts(stage)):

@@ -155,6 +155,6 @@ def expect_known_rows(project: Project, specs: Mapping[str, TableSpec | FactsSpe
     for name, spec in specs.items():
         file = where if where.is_file() else where / "tables" / f"{name}.yaml"
         for dataset, run, _ in named_runs(spec.model_dump()) if where.is_file() else ():
-            require(run, known, f"{file}: a row of {dataset}")
+            require(run, known, f"{file}: a row of {dataset}", "run")
         for metric in getattr(spec, "metrics", ()):
-            require(metric, METRICS, f"{file}: metrics")
+            require(metric, METRICS, f"{file}: metrics", "metric")

@@ -87,7 +87,7 @@ def _call(arguments: Sequence[str] | None) -> int:
     except SystemExit as stop:
         if isinstance(stop.__context__, BrokenPipeError):  # typer and rich answer so to any closed pipe, in silence
             raise stop.__context__ from None
-        if stop.code == 130:  # typer's answer to an interrupt
+        if stop.code == 130 and isinstance(stop.__context__, typer.Exit):  # typer's answer to an interrupt
             print(INTERRUPTED, file=sys.stderr)
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except VixmlError as error:

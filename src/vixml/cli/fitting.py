@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from vixml.cli.warm import warm_programs
@@ -20,6 +21,8 @@ from vixml.manifest import MANIFEST
 from vixml.stages import Job
 
 TAGGER = "tagger"
+INTERRUPTED = 130  # status of a workflow that has said what is kept and how to resume (rules/display.smk)
+PATIENCE = 10.0  # seconds for an interrupted workflow to end by itself
 
 
 def fit(file: Path, out: Path | None = None, start: Path | None = None, cores: int | None = None) -> str:
@@ -112,11 +115,18 @@ def _run(file: Path, cores: int | None, more: Sequence[Path]) -> None:
         process = subprocess.Popen(command, env=os.environ | {"PATH": path})
         try:
             status = process.wait()
-        except BaseException:  # interrupted, terminated: it ends in order, with what is kept
+        except KeyboardInterrupt:
+            # Ctrl-C reached the workflow, too; a further signal could end it before its last words.
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(PATIENCE)
+            process.terminate()
+            if (status := process.wait()) != INTERRUPTED:
+                raise
+        except BaseException:  # terminated: it ends in order, with what is kept
             process.terminate()
             process.wait()
             raise
-    if status == 130:
-        raise KeyboardInterrupt
+    if status == INTERRUPTED:
+        raise SystemExit(INTERRUPTED)
     if status:
         raise VixmlError("the workflow did not finish", where=file, hint="its message is above; then the same command")

@@ -60,6 +60,7 @@ def pack(
 
 def _finished_run(project: Project, dataset: str, seed: int) -> str:
     """Return the one run of a dataset that has an index."""
+    project.dataset(dataset)
     found = [
         names["run"]
         for folder, names in find("build-index", project.results)

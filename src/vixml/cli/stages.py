@@ -84,7 +84,9 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         job = Job(project, stage.name, values, given)
         if stage.per_model:
             project.own_run(values["dataset"], values["run"])
-        if "run" in values and stage.name != "score":  # which reads predictions alone
+        # `score` reads predictions alone, also of a run that is configured no longer.
+        scorable = stage.name == "score" and ("predictions" in job.given or job.folder("predict").exists())
+        if "run" in values and not scorable:
             require_fit(project.run(values["dataset"], values["run"]), project.world, f"run {values['run']}")
         function(job, **values)
 
@@ -171,7 +173,7 @@ def download(
     from vixml.data.download import fetch_source
 
     world = Project(config_dir, results).world
-    require(source, world.sources, f"{config_dir}: sources")
+    require(source, world.sources, f"{config_dir}: sources", "source")
     print(fetch_source(source, world.sources[source], raw or raw_dir(results), replace=replace))
 
 
@@ -604,16 +606,17 @@ def predict(
         ),
     ] = 512,
 ) -> None:
-    """Rank labels for every query, by the method that the run configures: search, votes of training queries, both, or popularity.
+    """Rank labels for every query as the run configures: by search, votes of training queries, both, popularity or a linear model.
 
-    Reads the corpus and, except for popularity, the run's vectors; a run with
-    `reuse` has none and reads those of the run that it names. The search is
-    exact unless `inference.index` says otherwise. Retrieval-augmented inference
-    searches labels and training queries, and adds the votes of the latter for
-    their labels; local ridge votes weigh these by a regression at the query.
-    Writes labels.npy (the top labels, best first, -1 if there are no more) and
-    scores.npy. Pairs in the dataset's reciprocal-pair filter are left out, and
-    the next labels take their place.
+    Reads the corpus and the run's vectors; a run with `reuse` has none and reads
+    those of the run that it names. The search is exact, or approximate with
+    `inference.index: ivf` or `hnsw`. Popularity needs no vectors, nor do methods
+    that first fit a model to the training texts: `linear`, PECOS and napkinXC.
+    Retrieval-augmented inference searches labels and training queries, and adds
+    the votes of the latter for their labels; local ridge votes weigh these by a
+    regression at the query. Writes labels.npy (the top labels, best first, -1 if
+    there are no more) and scores.npy. Pairs in the dataset's reciprocal-pair
+    filter are left out, and the next labels take their place.
 
     Example:
 

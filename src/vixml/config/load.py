@@ -215,17 +215,17 @@ def validate(model: type[M], data: Any, where: object, also: Sequence[object] = 
         ) from error
 
 
-def unknown_key(key: str, known: list[str], where: object) -> VixmlError:
-    """Return the error for a key nobody knows, with the nearest spelling."""
+def unknown_key(key: str, known: list[str], where: object, kind: str = "key") -> VixmlError:
+    """Return the error for a key or name nobody knows, with the nearest spelling; ``kind`` says what it should name."""
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else "one of: " + ", ".join(known)
-    return VixmlError(f"unknown key {key!r}", where=where, hint=hint)
+    return VixmlError(f"unknown {kind} {key!r}", where=where, hint=hint if known else None)
 
 
-def require(key: Any, known: Iterable[str], where: object) -> None:
-    """Raise VixmlError, with the nearest spelling, unless a key is one of those known."""
+def require(key: Any, known: Iterable[str], where: object, kind: str = "key") -> None:
+    """Raise VixmlError, with the nearest spelling, unless a key, or the name of a ``kind`` of thing, is one of those known."""
     if not isinstance(key, str) or key not in known:
-        raise unknown_key(str(key), sorted(known), where)
+        raise unknown_key(str(key), sorted(known), where, kind)
 
 
 def _fields_at(model: type[BaseModel], location: list[str]) -> set[str]:
@@ -354,13 +354,13 @@ def load_world(config_dir: Path | str) -> World:
     for name, entry in world.datasets.items():
         for vision, published in entry.published_vectors.items():
             where = f"datasets.{name}.published_vectors.{vision}"
-            require(vision, world.vision_models, f"{config_dir}: {where}")
+            require(vision, world.vision_models, f"{config_dir}: {where}", "vision model")
             uses.append((where, published.sources))
     uses += [(f"text_models.{name}", entry.sources) for name, entry in world.text_models.items()]
     uses += [(f"vision_models.{name}", entry.sources) for name, entry in world.vision_models.items()]
     for where, sources in uses:
         for source in sources:
-            require(source, world.sources, f"{config_dir}: {where}")
+            require(source, world.sources, f"{config_dir}: {where}", "source")
     return world
 
 
@@ -411,7 +411,7 @@ def _require_splits(run: RunConfig, runs: Mapping[str, RunConfig], where: str) -
 
     shares = []
     for other in run.inference.chosen_on:
-        require(other, runs, where)
+        require(other, runs, where, "run")
         split = runs[other]
         if split.reuse is not None or not split.training.validation:
             raise VixmlError(
@@ -452,7 +452,7 @@ def with_preset(presets: dict[str, Path], keys: dict[str, Any], where: str, inne
     keys = {key: value for key, value in keys.items() if value is not None or key not in ("preset", "inherit", "reuse")}
     if "preset" not in keys:
         return keys
-    require(keys["preset"], presets, f"{where}.preset")
+    require(keys["preset"], presets, f"{where}.preset", "preset")
     path = presets[keys["preset"]]
     preset = read_yaml(path)
     if inner and preset.get("preset") is not None:
@@ -509,7 +509,7 @@ class _Family:
             return self._reusing(name, keys, known)
         inherited, also = self.base, [f"{self.path}: base"]
         if (parent := keys.pop("inherit", None)) is not None:
-            require(parent, known, f"{self.path}: {where}")
+            require(parent, known, f"{self.path}: {where}", "run")
             other = known[parent]
             of_parent = other.runs[parent]
             if "inherit" in of_parent:
@@ -540,7 +540,7 @@ class _Family:
                 expected="reuse, inference and row only: all else is as the model was trained",
                 hint=f"set it in runs.{reused}, or train a model of its own: `inherit` in place of `reuse`",
             )  # fmt: skip
-        require(reused, known, f"{self.path}: {where}.reuse")
+        require(reused, known, f"{self.path}: {where}.reuse", "run")
         family = known[reused]
         if (other := family.runs[reused].get("reuse")) is not None:
             raise self._refused(
@@ -591,19 +591,20 @@ def load_workflow(
             known = {path.stem for path in (folder / kind).glob("*.yaml")}
             if folder.is_file() and kind == "tables":
                 known = {_mapping(read_yaml(folder).get("table"), f"{folder}: table").get("id")} - {None}
-            require(name, known, at(kind))
+            require(name, known, at(kind), kind.removesuffix("s"))
     for key in sorted({"compare", "side_by_side"} & config.model_fields_set):
         for run in getattr(config, key):
-            require(run, {name for _, name in runs}, at(key))
+            require(run, {name for _, name in runs}, at(key), "run")
     for index, target in enumerate(config.targets):
-        require(target.dataset, world.datasets, at(f"targets.{index}.dataset"))
+        require(target.dataset, world.datasets, at(f"targets.{index}.dataset"), "dataset")
         for name in target.runs:
-            require(name, {run for dataset, run in runs if dataset == target.dataset}, at(f"targets.{index}.runs"))
+            known = {run for dataset, run in runs if dataset == target.dataset}
+            require(name, known, at(f"targets.{index}.runs"), "run")
             run = runs[target.dataset, name]
             require_fit(run, world, f"{family_file(folder, target.dataset, name)}: runs.{name}")
     first = config.targets[0].dataset if config.targets else None
     for index, name in enumerate(config.latencies):
-        require(name, {run for dataset, run in runs if dataset == first}, at("latencies"))
+        require(name, {run for dataset, run in runs if dataset == first}, at("latencies"), "run")
         run = runs[first, name]
         if run.reuse or not run.needs_encoder:
             raise VixmlError(
@@ -653,8 +654,8 @@ def require_fit(run: RunConfig, world: World, where: object, architecture: dict[
     Raises:
         VixmlError: an unknown model, heads that do not divide its vectors, more layers than it has, or longer sequences.
     """
-    require(run.encoder.model, world.text_models, f"{where}.encoder.model")
-    require(run.images.vision, world.vision_models, f"{where}.images.vision")
+    require(run.encoder.model, world.text_models, f"{where}.encoder.model", "language model")
+    require(run.images.vision, world.vision_models, f"{where}.images.vision", "vision model")
     model = world.text_models[run.encoder.model]
     architecture = model.architecture if architecture is None else architecture
     dim = architecture.get("hidden_size", model.hidden_size)

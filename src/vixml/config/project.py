@@ -31,10 +31,11 @@ class Project:
         return load_runs(self.config_dir)
 
     def run(self, dataset: str, run: str) -> RunConfig:
-        """Return a run's resolved configuration; an unknown run is an error with the nearest name."""
+        """Return a run's resolved configuration; an unknown dataset or run is an error with the nearest name."""
         if (dataset, run) not in self.runs:
-            known = sorted(r for d, r in self.runs if d == dataset) or sorted({d for d, _ in self.runs})
-            raise unknown_key(run, known, f"{self.config_dir}/runs: dataset {dataset}")
+            self.dataset(dataset)
+            known = sorted(r for d, r in self.runs if d == dataset)
+            raise unknown_key(run, known, self._place("runs", f"dataset {dataset}"), "run")
         return self.runs[dataset, run]
 
     def seeded_run(self, dataset: str, run: str, seed: int) -> SeededRun:
@@ -58,16 +59,20 @@ class Project:
 
     def dataset(self, name: str) -> Dataset:
         """Return a dataset's entry of datasets.yaml."""
-        return self._entry(self.world.datasets, name, "datasets.yaml: datasets")
+        return self._entry(self.world.datasets, name, self._place("datasets.yaml", "datasets"), "dataset")
 
     def text_model(self, name: str) -> TextModel:
         """Return a language model's entry of models.yaml."""
-        return self._entry(self.world.text_models, name, "models.yaml: text_models")
+        return self._entry(self.world.text_models, name, self._place("models.yaml", "text_models"), "language model")
 
     def vision_model(self, name: str) -> VisionModel:
         """Return a vision model's entry of models.yaml."""
-        return self._entry(self.world.vision_models, name, "models.yaml: vision_models")
+        return self._entry(self.world.vision_models, name, self._place("models.yaml", "vision_models"), "vision model")
 
-    def _entry(self, entries: dict[str, T], name: str, where: str) -> T:
-        require(name, entries, f"{self.config_dir}/{where}")
+    def _entry(self, entries: dict[str, T], name: str, where: str, kind: str) -> T:
+        require(name, entries, where, kind)
         return entries[name]
+
+    def _place(self, file: str, key: str) -> str:
+        """Return where a part of the configuration is, of which one file may hold everything."""
+        return f"{self.config_dir}: {key}" if self.config_dir.is_file() else f"{self.config_dir / file}: {key}"

@@ -221,9 +221,9 @@ def print_summary(summary: dict[str, Any], pages: Path | None = None, published:
     console = Console(highlight=False, markup=False, emoji=False)
     run = [row for row in summary["rows"] if row["n"]]
     for block, rows in groupby(run, key=lambda row: row["block"]):
-        table = RichTable(title=one_line(block), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table = RichTable(title=one_line(block), title_justify="left", box=SIMPLE_HEAD, padding=0)
         table.add_column("run", min_width=18, overflow="fold")
-        for metric in [*summary["metrics"], "time", "n"]:
+        for metric in [*summary["metrics"], "training", "seeds"]:
             table.add_column(metric, justify="right", no_wrap=True)
         for row in rows:
             # Without blanks around ±, four metrics fit on a terminal of 80 columns.
