@@ -12,11 +12,11 @@ DATASETS = [{"dataset": target.dataset} for target in WORKFLOW.targets]
 SCORED = scored_runs(WORKFLOW)
 
 # A run that does not fit its data is an error now, not after hours. In a first call, `vixml tokenize` checks more: see vixml.check.fit.
-os.environ.update(VIXML_RUNS=fit.named(SCORED))
+os.environ.update(VIXML_RUNS=fit.runs_value(SCORED))
 if workflow.exec_mode == ExecMode.DEFAULT:
     with one_message():
         fit.expect_known_rows(PROJECT, TABLE_SPECS, Path(CONFIG_DIR))
-        fit.expect_fit(PROJECT, fit.parse(fit.named(SCORED)), WORKFLOW.published_vectors)
+        fit.expect_fit(PROJECT, fit.parse(fit.runs_value(SCORED)), WORKFLOW.published_vectors)
 
 TESTED = [names for names in SCORED if names["split"] == "test"]
 HELD_OUT = [names for names in SCORED if names["split"] == "validation"]
