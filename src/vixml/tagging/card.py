@@ -30,7 +30,7 @@ def card(job: Job, config: RunConfig, corpus: Corpus, neighbours: bool, thumbnai
     how = INFERENCE.get(config.inference.method, config.inference.method).format(**config.inference.model_dump())
     how += ", and a linear model on TF-IDF" if adds_linear(config.inference) else ""
     reads = f"text and up to {config.images.per_item} images per item" if config.needs_embeddings else "text"
-    licences = {f"data: {name}": licence for name, licence in job.licences().items()}
+    licences = {f"data: {name}": world.sources[name].licence for name in dataset.sources}
     licences[f"language model: {text_model.checkpoint}"] = text_model.licence
     if config.needs_embeddings:
         vision = job.project.vision_model(config.images.vision)
