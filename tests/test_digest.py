@@ -94,46 +94,37 @@ def test_behaviour_counts_and_words_do_not(package, name, old, new, counts):
     assert (digest(package) != before) == counts
 
 
-def test_data_files_of_a_package_count(package):
+@pytest.fixture
+def pages(package):
+    """The folder of a package that the entry imports."""
     (package / "pages").mkdir()
-    (package / "pages" / "__init__.py").write_text("", encoding="utf-8")
-    (package / "pages" / "templates").mkdir()
-    template = package / "pages" / "templates" / "page.html"
-    template.write_text("a", encoding="utf-8")
+    (package / "pages" / "__init__.py").touch()
     (package / "entry.py").write_text("import vixml.pages\n", encoding="utf-8")
+    return package / "pages"
+
+
+def test_data_files_of_a_package_count(package, pages):
+    (pages / "templates").mkdir()
+    template = pages / "templates" / "page.html"
+    template.write_text("a", encoding="utf-8")
     before = digest(package)
     template.write_text("b", encoding="utf-8")
     assert digest(package) != before
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        ".page.html.swp",
-        "page.html~",
-        ".#page.html",
-        "#page.html#",
-        "page.html.orig",
-        ".DS_Store",
-        "4913",
-        "__pycache__/entry.cpython-311.pyc.139872233",
-    ],
-)
-def test_what_editors_and_python_leave_does_not_count(package, name):
-    (package / "pages").mkdir()
-    (package / "pages" / "__init__.py").touch()
-    (package / "entry.py").write_text("import vixml.pages\n", encoding="utf-8")
+@pytest.mark.parametrize("name", [
+    ".page.html.swp", "page.html~", ".#page.html", "#page.html#", "page.html.orig", ".DS_Store", "4913",
+    "__pycache__/entry.cpython-311.pyc.139872233",
+])  # fmt: skip
+def test_what_editors_and_python_leave_does_not_count(package, pages, name):
     before = digest(package)
-    left = package / "pages" / name
+    left = pages / name
     left.parent.mkdir(exist_ok=True)
     left.touch()
     assert digest(package) == before
 
 
-def test_a_data_file_that_vanishes_meanwhile_is_no_error(package, monkeypatch):
-    (package / "pages").mkdir()
-    (package / "pages" / "__init__.py").touch()
-    (package / "entry.py").write_text("import vixml.pages\n", encoding="utf-8")
+def test_a_data_file_that_vanishes_meanwhile_is_no_error(package, pages, monkeypatch):
     before = digest(package)
     monkeypatch.setattr(digest_module, "data_files", lambda folder: [folder / "page.html"])
     assert digest(package) == before
@@ -207,20 +198,9 @@ def test_training_does_not_depend_on_what_comes_after_it():
 
 def test_packages_import_only_from_packages_before_them():
     order = [
-        "config",
-        "data",
-        "images",
-        "models",
-        "training",
-        "retrieval",
-        "tagging",
-        "serving",
-        "evaluation",
-        "plan",
-        "report",
-        "check",
-        "cli",
-    ]
+        "config", "data", "images", "models", "training", "retrieval", "tagging", "serving", "evaluation", "plan", "report",
+        "check", "cli",
+    ]  # fmt: skip
     for path in (path for package in order for path in (ROOT / package).rglob("*.py") if path.stem != "__init__"):
         package = path.relative_to(ROOT).parts[0]
         for other in re.findall(r"(?:from|import) vixml\.([a-z_]+)", path.read_text(encoding="utf-8")):

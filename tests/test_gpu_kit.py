@@ -26,15 +26,7 @@ def kit(monkeypatch):
         sys.modules.pop(path.stem, None)
 
 
-PARTS = (
-    "decoder-0.5b-liger",
-    "memory-qwen2.5-7b",
-    "encoder-minilm",
-    "mining",
-    "search",
-    "pooling",
-    "centroids",
-)
+PARTS = ("decoder-0.5b-liger", "memory-qwen2.5-7b", "encoder-minilm", "mining", "search", "pooling", "centroids")
 
 
 @pytest.mark.parametrize("name", PARTS)

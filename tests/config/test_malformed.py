@@ -259,25 +259,8 @@ def test_a_senseless_architecture_is_one_error_with_line_and_key(copied, archite
     assert re.fullmatch(rf"{re.escape(str(path))}:\d+: text_models.minilm-l3.architecture", str(caught.value.where))
 
 
-SENSELESS = [
-    None,
-    True,
-    -1,
-    0,
-    10**12,
-    10**30,
-    float("inf"),
-    float("nan"),
-    "",
-    "x y",
-    "$(x)",
-    "\0",
-    [],
-    [[]],
-    {},
-    {"a": {}},
-    {1: 2},
-]
+SENSELESS = [None, True, -1, 0, 10**12, 10**30, float("inf"), float("nan")]
+SENSELESS += ["", "x y", "$(x)", "\0", [], [[]], {}, {"a": {}}, {1: 2}]
 
 
 def mutated(data, random_):
@@ -310,9 +293,8 @@ def test_a_mutated_configuration_is_accepted_or_refused_in_words(tmp_path, seed,
         text = yaml.safe_dump(mutated(yaml.safe_load(raw), random_), allow_unicode=True)
         if random_.random() < 0.2:
             at = random_.randrange(len(text))
-            text = (
-                text[:at] + random_.choice(["\t", "{", "]", "&a ", "*a", "!!int ", "\n", ": ", '"', "\0"]) + text[at:]
-            )
+            odd = random_.choice(["\t", "{", "]", "&a ", "*a", "!!int ", "\n", ": ", '"', "\0"])
+            text = text[:at] + odd + text[at:]
         path.write_text(text, encoding="utf-8")
         try:
             load_world(folder)

@@ -136,13 +136,6 @@ def test_words_of_a_prompt_are_tokenized_alone(tmp_path):
         tokenize_pieces(tmp_path, ["he"])
 
 
-def test_cut_texts_keep_their_special_tokens(picto, tmp_path):
-    tokenize_corpus(picto[0], make_tokenizer(tmp_path / "model"), 3, tmp_path / "tokens")
-    tokens = Ragged.load(tmp_path / "tokens" / "label")
-    assert all(row[0] == 2 and row[-1] == 3 and len(row) == 3 for row in map(tokens.row, range(len(tokens))))
-    assert tokens.header["tokenizer"] == "model"
-
-
 def test_batches_do_not_show(picto, tmp_path, monkeypatch):
     folder = make_tokenizer(tmp_path / "model")
     tokenize_corpus(picto[0], folder, 9, tmp_path / "one")

@@ -123,12 +123,6 @@ def test_a_batch_of_one_has_no_negatives(config):
         assert torch.count_nonzero(gradient) == 0
 
 
-def test_every_pair_positive_is_no_loss():
-    vectors, truth, *drawn = random_batch(1, 4, 5, 1.0)
-    terms = compare(vectors, truth, *drawn, PAPER)
-    assert terms["q_u"] == terms["q_z"] == terms["u_q"] == 0
-
-
 def test_no_violating_negative_is_no_loss():
     axes = torch.eye(4, dtype=torch.float64)
     truth, drawn = np.eye(4, dtype=bool), [0, 1, 2, 3]
