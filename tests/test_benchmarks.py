@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vixml.config.load import load_runs
 from vixml.config.run import RunConfig
+from vixml.files import read_json
 from vixml.models.packing import Sequences
 from vixml.plan.assumptions import ARCHITECTURES
 from vixml.ragged import Ragged
@@ -46,7 +46,7 @@ def benchmark(monkeypatch, tmp_path):
         out = tmp_path / f"{name}.json"
         monkeypatch.setattr(sys, "argv", [name, *arguments, "--out", str(out)])
         __import__(name).main()
-        return json.loads(out.read_text(encoding="utf-8"))
+        return read_json(out)
 
     return run
 
@@ -67,7 +67,7 @@ def test_the_page_shows_the_measured_forms_of_training():
     """docs/results.md has the table that benchmarks/label_vectors.py prints."""
     import label_vectors
 
-    rows = json.loads(label_vectors.OUT.read_text(encoding="utf-8"))["forms"]
+    rows = read_json(label_vectors.OUT)["forms"]
     assert len(rows) >= 7 and label_vectors.table(rows) in Path("docs/results.md").read_text(encoding="utf-8")
 
 
@@ -197,7 +197,7 @@ def test_decoder_step(small_decoder, monkeypatch, tmp_path, options):
         sys, "argv", ["x", "--precision", "fp32", "--batch-size", "12", "--rounds", "1", "--out", str(out), *options]
     )
     small_decoder.main()
-    (row,) = rows(json.loads(out.read_text(encoding="utf-8")))
+    (row,) = rows(read_json(out))
     assert row["relative_difference_of_vectors"] < 1e-5 and row["relative_difference_of_gradients"] < 1e-3
     assert (row["done_flop"] > row["useful_flop"]) == bool(options)
     assert row["peak_memory_gb"]["ours"] > 0 and row["straightforward"]["median"] > 0
@@ -236,7 +236,7 @@ def test_the_table_shows_every_result_and_what_is_owed(capsys):
     table.main()
     shown = capsys.readouterr().out.splitlines()
     for path in sorted((BENCHMARKS / "results").glob("*.json")):
-        for row in table.rows_of(json.loads(path.read_text(encoding="utf-8"))):
+        for row in table.rows_of(read_json(path)):
             cells = table.cells(row)
             assert len(cells) == len(table.HEAD)
             assert any(all(cell in line for cell in cells) for line in shown), path

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vixml.errors import VixmlError
-from vixml.files import save_array
+from vixml.files import read_json, save_array
 from vixml.ragged import Ragged
 
 N_COLS = 7
@@ -86,7 +86,7 @@ def test_values_cut_or_out_of_range_are_refused(folder):
 
 
 def test_another_format_is_refused(folder):
-    header = json.loads((folder / "header.json").read_text(encoding="utf-8"))
+    header = read_json(folder / "header.json")
     (folder / "header.json").write_text(json.dumps(header | {"format": "vixml-ragged-9"}), encoding="utf-8")
     with pytest.raises(VixmlError, match="version"):
         Ragged.load(folder)
@@ -95,7 +95,7 @@ def test_another_format_is_refused(folder):
 @pytest.mark.parametrize("odd", [None, [], "3", 1.5, float("inf"), True])
 def test_a_header_without_its_sizes_is_one_clear_error(tmp_path, odd):
     Ragged.from_rows([[0], [2]], 3).save(tmp_path)
-    header = json.loads((tmp_path / "header.json").read_text())
+    header = read_json(tmp_path / "header.json")
     (tmp_path / "header.json").write_text(json.dumps(header | {"n_cols": odd}))
     with pytest.raises(VixmlError, match="lacks a size"):
         Ragged.load(tmp_path)

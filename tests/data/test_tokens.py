@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from helpers import rows_of
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -11,7 +9,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from vixml.data.corpus import SPLITS, Corpus
 from vixml.data.tokens import tokenize_corpus, tokenize_pieces
 from vixml.errors import VixmlError
-from vixml.files import read_json, sha256_file
+from vixml.files import read_json, sha256_file, write_json
 from vixml.ragged import Ragged
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -30,9 +28,7 @@ def make_tokenizer(folder, **settings):
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {"tokenizer_class": "BertTokenizer", "pad_token": "[PAD]", "model_max_length": 512} | settings
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({k: v for k, v in config.items() if v is not None}), encoding="utf-8"
-    )
+    write_json(folder / "tokenizer_config.json", {k: v for k, v in config.items() if v is not None})
     return folder
 
 
@@ -71,7 +67,7 @@ def make_decoder_tokenizer(folder, bos=False, **settings):
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     names = {"bos_token": "<s>", "eos_token": "</s>", "tokenizer_class": "PreTrainedTokenizerFast"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(names | settings), encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", names | settings)
     return folder
 
 

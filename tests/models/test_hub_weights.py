@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import pytest
@@ -41,7 +40,7 @@ def publish(model, folder, **options):
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04a pickle")
     (folder / "modeling_tiny.py").write_text("raise SystemExit('code of the repository was run')", encoding="utf-8")
     config = read_json(folder / "config.json") | {"auto_map": {"AutoModel": "modeling_tiny.TinyModel"}}
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    write_json(folder / "config.json", config)
     return folder
 
 

@@ -1,6 +1,5 @@
 """The stage ``predict`` on a small corpus: each method, both splits, and what it refuses."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from corpus_data import CorpusData, Items
 from vixml.config.run import Inference, RunConfig, SeededRun
 from vixml.errors import VixmlError
 from vixml.evaluation import choose
-from vixml.files import save_array, write_json
+from vixml.files import read_json, save_array, write_json
 from vixml.images.embeddings import FORMAT, ImageEmbeddings
 from vixml.provenance import stage
 from vixml.ragged import Ragged
@@ -81,7 +80,7 @@ def predicted(run, tmp_path: Path, split="test", images=None, name="one", reuse=
     }
     predict(SeededRun("tiny", name, 5, config), split, inputs, tmp_path / "out")
     found = {path.stem: np.load(path) for path in (tmp_path / "out").glob("*.npy")}
-    return found, json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
+    return found, read_json(tmp_path / "out" / "manifest.json")
 
 
 def vectors(run, name: str) -> np.ndarray:
@@ -199,7 +198,7 @@ def test_the_choice_measures_what_predict_does_on_held_out_rows(run, tmp_path, m
     inputs = {name: run[0] / name for name in ("corpus", "index", "embeddings", "lexical")}
     seeded = SeededRun("tiny", "one", 5, config)
     choose.choose_inference(seeded, inputs | {"trained": run[0] / "model"}, tmp_path / "choice", torch.device("cpu"))
-    record = json.loads((tmp_path / "choice/choice.json").read_text(encoding="utf-8"))
+    record = read_json(tmp_path / "choice/choice.json")
     assert record["n_queries"] == len(HELD) and not record["restriction"]
     truth = [set(run[1].labels["train"].row(row).tolist()) for row in HELD]
     tried = {trial["value"]: trial["p1"] for trial in record["trials"] if trial["constant"] == "method"}
@@ -248,12 +247,12 @@ def test_the_choice_of_several_trainings_weighs_each_held_out_query_once(run, tm
             parts.append(
                 (
                     len(np.load(trained / "validation_rows.npy")),
-                    json.loads((folder / "choice/choice.json").read_text(encoding="utf-8")),
+                    read_json(folder / "choice/choice.json"),
                 )
             )
     config = RunConfig(reuse="all", inference={"method": "chosen", "chosen_on": [f"split{n}" for n in (1, 2, 3)]})
     choose.choose_inference(SeededRun("tiny", "b", 5, config), inputs, tmp_path / "choice", torch.device("cpu"))
-    record = json.loads((tmp_path / "choice/choice.json").read_text(encoding="utf-8"))
+    record = read_json(tmp_path / "choice/choice.json")
     assert (record["n_queries"], record["inference"]["chosen_on"], record["caution"]) == (7, [], "")
     assert record["held_out_by"] == ["split1", "split2", "split3"]
     assert record["calibration"]["n_queries"] == 7

@@ -25,6 +25,7 @@ import tiny_models
 import tiny_world
 
 from vixml.config.project import Project
+from vixml.files import write_json
 from vixml.provenance import MANIFEST
 from vixml.stages import place
 from vixml.tagging.pack import pack
@@ -192,7 +193,7 @@ def _write_eyes(folder: Path) -> None:
     ViTModel(ViTConfig(**sizes, image_size=48, patch_size=16)).save_pretrained(folder)
     size, half = {"height": 48, "width": 48}, [0.5] * 3
     settings = {"size": size, "image_mean": half, "image_std": half, "resample": 2}
-    (folder / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    write_json(folder / "preprocessor_config.json", settings)
 
 
 @pytest.fixture(scope="session")

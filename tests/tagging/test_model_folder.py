@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 from pathlib import Path
 
@@ -330,4 +329,4 @@ def test_the_card_tells_scores_use_data_and_licences(packed):
         "| language model: none |",
     ):
         assert part in card
-    assert json.loads((packed("images") / "dataset.json").read_text(encoding="utf-8"))["catalogue"]["folder"] == "."
+    assert read_json(packed("images") / "dataset.json")["catalogue"]["folder"] == "."

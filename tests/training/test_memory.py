@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from vixml.cli import _refuse, main
 from vixml.config.registry import Propensity
 from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
+from vixml.files import read_json
 from vixml.memory import enough_memory, kind_of_memory
 from vixml.models.encode import fewer_items, token_budget_slices
 from vixml.models.siamese import Siamese
@@ -99,7 +99,7 @@ def test_one_error_names_the_next_smaller_value_and_that_resumes(
     capsys.readouterr()
     run(task, tmp_path, settings(items_at_once=smaller))
     assert ("from its checkpoint" in capsys.readouterr().err) == kept
-    record = json.loads((tmp_path / "model" / "training.json").read_text())
+    record = read_json(tmp_path / "model" / "training.json")
     assert record["epochs"] == 2 and record["kernels"] == "plain" and not (tmp_path / "checkpoint").exists()
 
 

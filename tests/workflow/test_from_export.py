@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import shutil
 import signal
@@ -16,6 +15,8 @@ import pytest
 import same_bytes
 import tiny_world
 from PIL import Image
+
+from vixml.files import read_json
 
 pytestmark = pytest.mark.slow
 
@@ -85,7 +86,7 @@ def test_from_an_export_to_tags(apart, programs, monkeypatch):
     said = copy.run("vixml", "fit", "shop", "--from", "moved.model", "--out", "next.model")
     assert "labels keep their vectors, 1 are new" in said
     assert "start: {folder: moved.model" in (copy.root / "shop.yaml").read_text(encoding="utf-8")
-    names = json.loads((copy.root / "next.model/model.json").read_text(encoding="utf-8"))
+    names = read_json(copy.root / "next.model/model.json")
     assert names["n_labels"] == len({row["label"] for row in tags(copy, "moved.model")} | set(tiny_world.TAGS)) + 1
 
 

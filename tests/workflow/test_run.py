@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 import tiny_world
 
+from vixml.files import read_json, write_json
+
 SPLITS = ("train", "test", "label")
 PAGES = {"make_tables": 1, "make_figures": 1, "make_report": 1, "paper_tables": 1}
 
 
 def test_every_stage_leaves_a_manifest_a_log_and_a_benchmark(finished):
     results = finished.root / "results"
-    stages = sorted(json.loads(path.read_text())["stage"] for path in results.rglob("manifest.json"))
+    stages = sorted(read_json(path)["stage"] for path in results.rglob("manifest.json"))
     assert set(stages) == {
         "build-corpus", "tokenize", "prepare-model", "render-images", "embed-images", "train", "build-index", "predict",
         "score", "make-tables", "make-figures", "make-report",
@@ -62,7 +64,7 @@ def test_the_formats_page_names_every_file_and_every_key(finished):
             for line in path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]:
                 keys = set(json.loads(line))
                 assert keys <= known, f"docs/formats.md lacks {keys - known} of {path.name}"
-    score = json.loads(next(results.rglob("scores.json")).read_text())
+    score = read_json(next(results.rglob("scores.json")))
     for part in score["breakdown"].values():
         for group in part if isinstance(part, list) else part.values():
             assert set(group) <= known
@@ -70,7 +72,7 @@ def test_the_formats_page_names_every_file_and_every_key(finished):
 
 def test_jobs_use_the_threads_they_were_given(finished):
     manifest = finished.root / "results/runs/picto/vixml-minilm-l3/seed0/model/manifest.json"
-    assert json.loads(manifest.read_text())["machine"]["threads"] == 1
+    assert read_json(manifest)["machine"]["threads"] == 1
 
 
 def test_a_log_holds_what_was_shown(finished):
@@ -144,7 +146,7 @@ def test_two_runs_with_one_model_are_trained_and_encoded_once(copy):
             target = {"dataset": "picto", "runs": runs, "seeds": [1], "split": split}
             # The reusing run alone asks for the same training.
             for asked in (runs, runs[1:]):
-                overlay.write_text(json.dumps({"targets": [target | {"runs": asked}], "tables": [], "figures": []}))
+                write_json(overlay, {"targets": [target | {"runs": asked}], "tables": [], "figures": []})
                 planned = copy.planned("all", "--configfile", "config/again.yaml")
                 assert planned["train_model"] == planned["build_index"] == 1
                 assert planned["predict_labels"] == planned["score_run"] == len(asked)
@@ -156,7 +158,7 @@ def test_a_reusing_run_says_whose_model_it_used(finished):
     runs = finished.root / "results/runs/picto"
     assert [path.name for path in sorted((runs / "vixml-minilm-l3--augmented/seed0").iterdir())] == ["test"]
     for run in ("vixml-minilm-l3", "vixml-minilm-l3--augmented"):
-        score = json.loads((runs / run / "seed0/test/score/scores.json").read_text())
+        score = read_json(runs / run / "seed0/test/score/scores.json")
         assert (score["run"], score["trained_as"]) == (run, "vixml-minilm-l3")
     page = (finished.root / "results/report.html").read_text()
     assert "seed 0, model of vixml-minilm-l3:" in page
@@ -167,7 +169,7 @@ def test_a_reusing_run_says_whose_model_it_used(finished):
 def test_runs_are_compared_on_held_out_queries(apart):
     overlay = apart.root / "config" / "tuning.yaml"
     target = {"dataset": "picto", "runs": ["vixml-minilm-l3"], "split": "validation"}
-    overlay.write_text(json.dumps({"name": "tuning", "targets": [target], "tables": [], "figures": []}))
+    write_json(overlay, {"name": "tuning", "targets": [target], "tables": [], "figures": []})
     options = ("tuning_table", "--cores", "1", "--configfile", "config/tuning.yaml")
     assert apart.planned(*options) == {"predict_labels": 1, "score_run": 1, "make_tuning": 1, "tuning_table": 1}
     apart.run("snakemake", *options)
@@ -197,7 +199,7 @@ def test_a_stage_by_hand_gives_the_same_files(copy, tmp_path):
     copy.run(
         "vixml", "build-corpus", "picto", "--out", str(tmp_path / "corpus")
     )  # fmt: skip
-    ours, theirs = (json.loads((folder / "manifest.json").read_text()) for folder in (tmp_path / "corpus", made))
+    ours, theirs = (read_json(folder / "manifest.json") for folder in (tmp_path / "corpus", made))
     assert ours["outputs_sha256"] == theirs["outputs_sha256"]
 
 

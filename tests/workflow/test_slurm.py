@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -11,6 +10,8 @@ import one_node_slurm
 import pytest
 from entry_points import CHECKPOINT, MODEL, freeze, slurm
 from tiny_world import Copy
+
+from vixml.files import read_json
 
 pytestmark = pytest.mark.slow
 EPOCHS = 30
@@ -39,7 +40,7 @@ def end(copy: Copy, process: subprocess.Popen[str]) -> str:
     """Wait for Snakemake, and check that the training went on where it was; return what was printed."""
     shown, _ = process.communicate(timeout=1800)
     assert process.returncode == 0, shown[-3000:]
-    training = json.loads((copy.root / MODEL).with_name("training.json").read_text(encoding="utf-8"))
+    training = read_json((copy.root / MODEL).with_name("training.json"))
     assert training["epochs"] == EPOCHS
     assert not (copy.root / CHECKPOINT).parent.exists()
     log = (copy.root / "results/logs/train_model/picto/vixml-minilm-l3/seed0.log").read_text(encoding="utf-8")
@@ -92,4 +93,4 @@ def test_seeds_as_an_array(cluster, finished, tmp_path):
     tasks = [line.split() for line in asked.stdout.splitlines() if line.endswith(str(copy.root))]
     assert len({array for array, _, _ in tasks}) == 1 and len({task for _, task, _ in tasks}) == 3, shown
     for seed, model in enumerate(models, start=1):
-        assert json.loads((copy.root / model).with_name("training.json").read_text(encoding="utf-8"))["seed"] == seed
+        assert read_json((copy.root / model).with_name("training.json"))["seed"] == seed
