@@ -17,16 +17,8 @@ from vixml.errors import VixmlError
 from vixml.files import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
-SCHEMA_OF = {
-    "runs": "runs",
-    "presets": "presets",
-    "tables": "tables",
-    "summaries": "tables",
-    "figures": "figures",
-    "reported": "comparisons",
-    "datasets.yaml": "datasets",
-    "models.yaml": "models",
-}
+SCHEMA_OF = {name: name for name in ("runs", "presets", "tables", "figures")}
+SCHEMA_OF |= {"summaries": "tables", "reported": "comparisons", "datasets.yaml": "datasets", "models.yaml": "models"}
 
 
 def test_generated_files_are_up_to_date():
