@@ -26,11 +26,8 @@ MISSING = [4]
 # run -> its inference, and the run whose model it uses.
 RUNS = {
     "searching": ({"method": "label-search", "labels_as": "z"}, None),
-    "searching--augmented": (
-        {"method": "retrieval-augmented", "retrieved_labels": 9, "retrieved_queries": 5},
-        "searching",
-    ),
-}
+    "searching--augmented": ({"method": "retrieval-augmented", "retrieved_labels": 9, "retrieved_queries": 5}, "searching"),
+}  # fmt: skip
 
 
 def write_tree(results: Path, config_dir: Path) -> None:
