@@ -10,11 +10,10 @@ import json
 import lzma
 import zipfile
 
-import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers import zipped
+from helpers import excel, zipped
 
 from vixml.config.registry import TableForm
 from vixml.data import table_files
@@ -28,17 +27,6 @@ LINES = "".join(json.dumps(record) + "\n" for record in RECORDS)
 
 def records(path, **form):
     return [record for _, record in read_table(path, TableForm(**form))]
-
-
-def excel(rows, **formats):
-    book, out = openpyxl.Workbook(), io.BytesIO()
-    for row in rows:
-        book.active.append(row)
-    for cell, number_format in formats.items():
-        book.active[cell].number_format = number_format
-    book.create_sheet("other").append(["x"])
-    book.save(out)
-    return out.getvalue()
 
 
 @pytest.mark.parametrize(
