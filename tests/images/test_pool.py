@@ -8,6 +8,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from helpers import png_of
 from images_helpers import encoded, png
 from PIL import Image
 
@@ -77,12 +78,8 @@ def test_a_wrong_shape_is_an_error():
 
 
 def test_a_damaged_image_is_named(encoder):
-    no_palette = b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in (
-            (b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 3, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(2))), (b"IEND", b"")
-        )
-    )  # fmt: skip
+    head = struct.pack(">IIBBBBB", 1, 1, 8, 3, 0, 0, 0)
+    no_palette = png_of((b"IHDR", head), (b"IDAT", zlib.compress(bytes(2))), (b"IEND", b""))
     for data in (b"not an image", png(1)[:200], b"", no_palette):
         with pytest.raises(VixmlError, match="cannot be decoded") as caught:
             list(pool([*IMAGES[:2], (2, "bad", data)], encoder, 2, 2))

@@ -104,8 +104,6 @@ def test_the_report_shows_the_choice_and_what_probabilities_are_worth(shop, pack
     found = scores["reliability"]
     assert scores["choice"]["inference"]["method"] == "local-ridge" and 0 <= found["error"] <= 1
     (one,) = chosen_runs(load([folder]))
-    assert (
-        "4 held-out queries are too few to choose" in one.sentences[0]
-        and "expected calibration error" in one.sentences[1]
-    )
+    assert "4 held-out queries are too few to choose" in one.sentences[0]
+    assert "expected calibration error" in one.sentences[1]
     assert "predicted probability (%)" in one.charts[-1]
