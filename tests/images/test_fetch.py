@@ -84,18 +84,12 @@ def test_every_fault_has_the_expected_outcome(server, tmp_path):
 
 
 def test_the_bytes_do_not_depend_on_connections_or_arrival(server, tmp_path):
-    corpus = write_url_corpus(
-        tmp_path / "corpus", [[server.url(f"late/{i}"), server.url(f"ok/{i}")] for i in range(20)]
-    )
-    found = []
+    urls = [[server.url(f"late/{i}"), server.url(f"ok/{i}")] for i in range(20)]
+    corpus, found = write_url_corpus(tmp_path / "corpus", urls), []
     for name, settings in {"a": {}, "b": {"concurrency": 1}, "c": {"concurrency": 7, "threads": 2}}.items():
         fetch(corpus, tmp_path / name, **settings)
-        found.append(
-            [
-                sha256_file(path)
-                for path in [*sorted((tmp_path / name).glob("*.parquet")), tmp_path / name / "store.json"]
-            ]
-        )
+        files = [*sorted((tmp_path / name).glob("*.parquet")), tmp_path / name / "store.json"]
+        found.append(list(map(sha256_file, files)))
     assert found[0] == found[1] == found[2]
     assert max(server.asked.values()) == 3, "each once per run"
 
@@ -108,10 +102,8 @@ def test_concurrent_requests_are_limited(server, tmp_path, limits, most):
 
 
 def test_a_url_of_many_items_is_fetched_once(server, tmp_path):
-    same = server.url("ok/1")
-    corpus = write_url_corpus(
-        tmp_path / "corpus", [[same, server.url("ok/2")], [server.url("ok/2"), same], [same, same]]
-    )
+    same, other = server.url("ok/1"), server.url("ok/2")
+    corpus = write_url_corpus(tmp_path / "corpus", [[same, other], [other, same], [same, same]])
     store, _ = fetch(corpus, tmp_path / "images")
     lists = Corpus.load(corpus).images("train")
     assert rows_of(lists) == [[0, 1], [1, 0], [0]], "each item keeps its own order"
@@ -136,9 +128,8 @@ def test_a_killed_run_resumes_and_fetches_nothing_twice(server, tmp_path):
     script, out = tmp_path / "child.py", tmp_path / "images"
     script.write_text(CHILD, encoding="utf-8")
     arguments = json.dumps([str(corpus), str(out), QUICK | {"concurrency": 4}])
-    child = subprocess.Popen(
-        [sys.executable, str(script), arguments], env=os.environ | {"VIXML_PROGRESS": "0"}, start_new_session=True
-    )
+    command = [sys.executable, str(script), arguments]
+    child = subprocess.Popen(command, env=os.environ | {"VIXML_PROGRESS": "0"}, start_new_session=True)
     deadline = time.monotonic() + 600
     while sum(server.asked.values()) < 80 and time.monotonic() < deadline:  # in the second of two shards
         time.sleep(0.005)
@@ -154,9 +145,8 @@ def test_a_killed_run_resumes_and_fetches_nothing_twice(server, tmp_path):
 
 
 def test_a_network_that_is_down_loses_nothing(server, tmp_path):
-    corpus = write_url_corpus(
-        tmp_path / "corpus", [[server.url(f"down/{i}")] for i in range(30)] + [[server.url("ok/1")]]
-    )
+    urls = [server.url(f"down/{i}") for i in range(30)] + [server.url("ok/1")]
+    corpus = write_url_corpus(tmp_path / "corpus", [[url] for url in urls])
     with pytest.raises(VixmlError, match="are unavailable at the moment") as caught:
         fetch(corpus, tmp_path / "images", n_shards=1, attempts=1)
     assert "run the same command again" in str(caught.value)
@@ -189,9 +179,8 @@ def test_a_host_that_wants_to_be_left_alone_delays_no_other(server, tmp_path):
         started = time.monotonic()
         store, log = fetch(corpus, tmp_path / "images", n_shards=1, concurrency=8, per_host=8)
         busy.shutdown()
-    assert store.missing == set(range(80)) and {row["error"] for row in log[:80]} == {
-        "HTTP 429: asks to wait longer than 120 s"
-    }
+    assert store.missing == set(range(80))
+    assert {row["error"] for row in log[:80]} == {"HTTP 429: asks to wait longer than 120 s"}
     assert max(busy.asked.values()) == 2, "once, and once more at the end of the shard"
     assert time.monotonic() - started < 60
 
@@ -291,10 +280,8 @@ def test_images_fetched_for_another_corpus_are_not_reused(server, tmp_path):
 @pytest.mark.parametrize("changed", ["max_bytes", "code"])
 def test_unfinished_work_of_other_settings_or_code_is_not_resumed(server, tmp_path, monkeypatch, capsys, changed):
     monkeypatch.delenv("VIXML_PROGRESS", raising=False)
-    corpus, out = (
-        write_url_corpus(tmp_path / "corpus", [[server.url("ok/1")], [server.url("ok/2")]]),
-        tmp_path / "images",
-    )
+    out = tmp_path / "images"
+    corpus = write_url_corpus(tmp_path / "corpus", [[server.url("ok/1")], [server.url("ok/2")]])
     few = {"max_bytes": len(image_file(1)) - 1} if changed == "max_bytes" else {}
 
     def killed(*_: object) -> None:
