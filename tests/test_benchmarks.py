@@ -150,9 +150,8 @@ def test_clustering(benchmark):
 
 
 def test_search(benchmark):
-    (row,) = rows(
-        benchmark("search", "--queries", "40", "--labels", "900", "--dim", "16", "--rounds", "1", "--threads", "1")
-    )
+    sizes = ("--queries", "40", "--labels", "900", "--dim", "16")
+    (row,) = rows(benchmark("search", *sizes, "--rounds", "1", "--threads", "1"))
     assert row["agrees"]["ours"] == 1.0 and row["agrees"]["straightforward"] > 0.99
 
 
@@ -163,9 +162,8 @@ def test_ridge(benchmark):
 
 
 def test_metrics(benchmark):
-    first, second = rows(
-        benchmark("metrics", "--queries", "400", "--paired", "300", "--labels", "5000", "--rounds", "1")
-    )
+    sizes = ("--queries", "400", "--paired", "300", "--labels", "5000")
+    first, second = rows(benchmark("metrics", *sizes, "--rounds", "1"))
     assert first["largest_difference"] < 1e-9 and second["process_mb"] > 100 and second["straightforward"] is None
 
 
@@ -191,13 +189,8 @@ def small_decoder(monkeypatch):
 
 
 @pytest.mark.parametrize("options", [(), ("--checkpointing", "--items-at-once", "5")])
-def test_decoder_step(small_decoder, monkeypatch, tmp_path, options):
-    out = tmp_path / "found.json"
-    monkeypatch.setattr(
-        sys, "argv", ["x", "--precision", "fp32", "--batch-size", "12", "--rounds", "1", "--out", str(out), *options]
-    )
-    small_decoder.main()
-    (row,) = rows(read_json(out))
+def test_decoder_step(small_decoder, benchmark, options):
+    (row,) = rows(benchmark("decoder_step", "--precision", "fp32", "--batch-size", "12", "--rounds", "1", *options))
     assert row["relative_difference_of_vectors"] < 1e-5 and row["relative_difference_of_gradients"] < 1e-3
     assert (row["done_flop"] > row["useful_flop"]) == bool(options)
     assert row["peak_memory_gb"]["ours"] > 0 and row["straightforward"]["median"] > 0

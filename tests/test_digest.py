@@ -159,10 +159,8 @@ def test_an_unknown_stage_is_refused():
 def test_the_command_of_a_stage_imports_its_module(stage):
     module = stage.module
     assert module in modules_of(module)
-    imports = re.findall(
-        r"from (vixml\.[a-z_.]+) import", "".join(p.read_text(encoding="utf-8") for p in (ROOT / "cli").glob("*.py"))
-    )
-    assert module in imports, f"no command calls {module}"
+    commands = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "cli").glob("*.py"))
+    assert f"from {module} import" in commands, "no command calls it"
 
 
 @pytest.mark.parametrize(
@@ -220,8 +218,7 @@ def test_parsed_modules_are_cached_and_the_cache_may_be_lost_or_damaged(tmp_path
     with monkeypatch.context() as patch:
         patch.setattr("vixml.digest.ast.parse", None)
         assert digest(str(tmp_path)) == expected, "nothing is parsed twice"
-    for path, content in zip(
-        kept, [b"", b"{}", b'["00", []]', b"\xff", b'["' + b"0" * 64 + b'", [1]]'] * 20, strict=False
-    ):
+    damaged = [b"", b"{}", b'["00", []]', b"\xff", b'["' + b"0" * 64 + b'", [1]]']
+    for path, content in zip(kept, damaged * 20, strict=False):
         path.write_bytes(content)
     assert digest(str(tmp_path)) == digest(str(tmp_path)) == digest("/proc/nowhere") == expected

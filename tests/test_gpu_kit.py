@@ -68,11 +68,8 @@ def test_a_part_that_is_wrong_fails_its_check(kit, tmp_path, monkeypatch, capsys
 def test_out_of_memory_and_errors_are_told_apart(kit, tmp_path, monkeypatch, capsys):
     import kit_vectors
 
-    for error, status in (
-        (torch.OutOfMemoryError("CUDA out of memory. Tried"), 3),
-        (ImportError("no pydantic"), 4),
-        (KeyError(), 4),
-    ):
+    memory = torch.OutOfMemoryError("CUDA out of memory. Tried")
+    for error, status in ((memory, 3), (ImportError("no pydantic"), 4), (KeyError(), 4)):
         monkeypatch.setattr(kit_vectors, "mining", lambda kit, e=error: (_ for _ in ()).throw(e))
         assert kit.run_part("mining", tmp_path, "cpu", tiny=True) == status
     assert "--wheels" in capsys.readouterr().out and not list(tmp_path.iterdir())

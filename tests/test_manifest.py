@@ -86,9 +86,7 @@ def test_a_manifest_vouches_for_its_other_parts_too(tmp_path, part):
 
 def test_a_manifest_reads_nothing_outside_its_folder(tmp_path):
     write_text(tmp_path / "secret", "x")
-    with stage(tmp_path / "one", "demo", config={}, inputs={}) as work:
-        write_text(work / "a.txt", "x")
-    manifest = read_manifest(tmp_path / "one")
+    manifest = read_manifest(make(tmp_path / "one", "x"))
     manifest["outputs"] = {"../secret": manifest["outputs"]["a.txt"]}
     manifest["outputs_sha256"] = sha256_json(manifest["outputs"])
     write_json(tmp_path / "one" / MANIFEST, with_digest(manifest))
