@@ -38,15 +38,9 @@ def made(conda, tmp_path_factory) -> tuple[Copy, str]:
     commit(copy, "four trainings cut short")
     # Without the tests' PYTHONPATH: jobs must find the package by themselves. In the precision that a
     # reader gets: what this processor multiplies fast.
-    done = subprocess.run(
-        CONDA,
-        cwd=copy.root,
-        env={name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIXML_PRECISION")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=7200,
-    )
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIXML_PRECISION")}
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    done = subprocess.run(CONDA, cwd=copy.root, env=environment, text=True, timeout=7200, **both)
     assert done.returncode == 0, done.stdout[-5000:]
     return copy, done.stdout
 

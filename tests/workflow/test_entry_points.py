@@ -113,16 +113,9 @@ def test_every_table_names_what_it_came_from(entry_point, request):
                 waiting.append(path)
             elif path.parent.name == "raw":
                 raw.add(path.name)
-    assert {
-        "make-tables",
-        "score",
-        "predict",
-        "build-index",
-        "train",
-        "tokenize",
-        "embed-images",
-        "prepare-model",
-    } <= stages
+    assert stages >= {
+        "make-tables", "score", "predict", "build-index", "train", "tokenize", "embed-images", "prepare-model",
+    }  # fmt: skip
     assert raw == {path.name for path in (made.root / "results/raw").glob("*.whl")}, "down to what was downloaded"
 
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -24,16 +25,10 @@ pytestmark = pytest.mark.slow
 def export(folder: Path, extra: int = 0) -> None:
     """Write a table of items and their pictures; ``extra`` items have a label that is new."""
     (folder / "photos").mkdir(exist_ok=True)
-    rows = []
-    for number, (colour, shape) in enumerate((c, s) for c in tiny_world.COLOURS for s in tiny_world.SHAPES):
-        rows.append(
-            [
-                f"A{number:03d}",
-                f"{shape} {colour}",
-                "|".join([tiny_world.HUES[colour], *tiny_world.SHAPES[shape][1]]),
-                f"{colour}.png",
-            ]
-        )
+    rows = [
+        [f"A{number:03d}", f"{shape} {colour}", "|".join(tiny_world._tags(colour, shape)), f"{colour}.png"]
+        for number, (colour, shape) in enumerate(product(tiny_world.COLOURS, tiny_world.SHAPES))
+    ]
     rows += [[f"X{number}", f"box flag {number}", "red|parcel", "ember.png"] for number in range(extra)]
     for colour, value in tiny_world.COLOURS.items():
         Image.new("RGB", (40, 30), value).save(folder / "photos" / f"{colour}.png")
@@ -43,9 +38,7 @@ def export(folder: Path, extra: int = 0) -> None:
 
 def tags(copy, model: str) -> list[dict[str, str]]:
     """Return the tags of two new items."""
-    (copy.root / "new.csv").write_text(
-        "id;title;photo\nN1;kite river;photos/river.png\nN2;post moss;\n", encoding="utf-8"
-    )
+    (copy.root / "new.csv").write_text("id;title;photo\nN1;kite river;photos/river.png\nN2;post moss;\n")
     copy.run("vixml", "tag", "new.csv", "--model", model, "--out", "tags.csv", "--k", "3")
     return list(csv.DictReader(io.StringIO((copy.root / "tags.csv").read_text(encoding="utf-8"))))
 

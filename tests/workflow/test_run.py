@@ -13,7 +13,6 @@ import tiny_world
 
 from vixml.files import read_json, write_json
 
-SPLITS = ("train", "test", "label")
 PAGES = {"make_tables": 1, "make_figures": 1, "make_report": 1, "paper_tables": 1}
 
 
@@ -24,14 +23,13 @@ def test_every_stage_leaves_a_manifest_a_log_and_a_benchmark(finished):
         "build-corpus", "tokenize", "prepare-model", "render-images", "embed-images", "train", "build-index", "predict",
         "score", "make-tables", "make-figures", "make-report",
     }  # fmt: skip
-    assert stages.count("train") == stages.count("build-index") == 2, (
-        "popularity needs neither, nor does a reused model"
-    )
+    # Popularity needs neither, nor does a reused model.
+    assert stages.count("train") == stages.count("build-index") == 2
     assert stages.count("score") == len(tiny_world.RUNS["runs"])
-    logs = {path.relative_to(results / "logs").with_suffix("") for path in (results / "logs").rglob("*.log")}
-    timed = {
-        path.relative_to(results / "benchmarks").with_suffix("") for path in (results / "benchmarks").rglob("*.tsv")
-    }
+    logs, timed = (
+        {path.relative_to(results / folder).with_suffix("") for path in (results / folder).rglob(f"*{end}")}
+        for folder, end in (("logs", ".log"), ("benchmarks", ".tsv"))
+    )
     assert logs == timed and len(logs) == len(stages)
     assert {Path("train_model/picto/vixml-minilm-l3/seed0"), Path("score_run/picto/popularity/seed0/test")} < logs
     assert not list(results.rglob(".tmp-*")) and not list(results.rglob("checkpoint"))
@@ -50,15 +48,11 @@ def test_the_formats_page_names_every_file_and_every_key(finished):
     page = (finished.root / "docs/formats.md").read_text()
     results = finished.root / "results"
     known = set(re.findall(r"`([^`]+)`", page)) | {"manifest.json"}
-    files = [
-        path for path in results.rglob("*") if path.is_file() and path.suffix in {".json", ".jsonl", ".npy", ".parquet"}
-    ]
-    files = [
-        path for path in files if not {"raw", "models", "logs", "benchmarks"} & set(path.relative_to(results).parts)
-    ]
-    assert {re.sub(r"shard-\d+", "shard-00000", path.name) for path in files} - {
-        f"{s}.parquet" for s in SPLITS
-    } <= known
+    files = [path for path in results.rglob("*") if path.suffix in {".json", ".jsonl", ".npy", ".parquet"}]
+    others = {"raw", "models", "logs", "benchmarks"}
+    files = [path for path in files if path.is_file() and not others & set(path.relative_to(results).parts)]
+    names = {re.sub(r"shard-\d+", "shard-00000", path.name) for path in files}
+    assert names - {"train.parquet", "test.parquet", "label.parquet"} <= known
     for path in files:
         if path.name in {"scores.json", "training.json", "embeddings.json", "store.json", "header.json", "log.jsonl"}:
             for line in path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]:
@@ -196,9 +190,7 @@ def test_another_source_file_is_built_from(copy):
 
 def test_a_stage_by_hand_gives_the_same_files(copy, tmp_path):
     made = copy.root / "results/data/picto/corpus"
-    copy.run(
-        "vixml", "build-corpus", "picto", "--out", str(tmp_path / "corpus")
-    )  # fmt: skip
+    copy.run("vixml", "build-corpus", "picto", "--out", str(tmp_path / "corpus"))
     ours, theirs = (read_json(folder / "manifest.json") for folder in (tmp_path / "corpus", made))
     assert ours["outputs_sha256"] == theirs["outputs_sha256"]
 
@@ -208,9 +200,8 @@ def test_bad_input_stops_with_a_clear_message(copy):
     content = (copy.root / raw).read_bytes()
     try:
         (copy.root / raw).write_bytes(content[:1000])
-        shown = copy.run(
-            "vixml", "embed-images", "picto", "efficientnet-lite0", "--out", "results/nothing", check=False
-        )
+        command = ("vixml", "embed-images", "picto", "efficientnet-lite0", "--out", "results/nothing")
+        shown = copy.run(*command, check=False)
         assert "error:" in shown and "where:" in shown and "Traceback" not in shown
         assert not (copy.root / "results/nothing").exists()
     finally:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 
 import one_node_slurm
 import pytest
-from entry_points import CHECKPOINT, MODEL, freeze, slurm
+from entry_points import CHECKPOINT, MODEL, freeze, slurm, start
 from tiny_world import Copy
 
 from vixml.files import read_json
@@ -20,18 +19,10 @@ EPOCHS = 30
 def begin(copy: Copy) -> tuple[subprocess.Popen[str], str]:
     """Start a training on the cluster, stop it after its first checkpoint; return Snakemake and SLURM's job."""
     copy.edit("config/runs/picto.yaml", "epochs: 2", f"epochs: {EPOCHS}")
-    process = subprocess.Popen(
-        slurm(MODEL),
-        cwd=copy.root,
-        env=os.environ | {"PYTHONPATH": str(copy.root / "src"), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    process = start(copy, slurm(MODEL), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     freeze(copy, process)
-    job, gpus = subprocess.run(
-        ["squeue", "-h", "-O", "JobID,tres-per-job"], check=True, capture_output=True, text=True
-    ).stdout.split()
+    listed = ["squeue", "-h", "-O", "JobID,tres-per-job"]
+    job, gpus = subprocess.run(listed, check=True, capture_output=True, text=True).stdout.split()
     assert "gpu" in gpus, "a training asks SLURM for a GPU of its own"
     return process, job
 
@@ -75,12 +66,8 @@ def test_a_preempted_training_goes_on_from_its_checkpoint(cluster, finished, tmp
 def test_a_partition_that_does_not_exist(cluster, copy):
     command = slurm("paper_tables", "--forcerun", "score_run", "--default-resources", "slurm_partition=nowhere")
     shown = copy.run(*command, check=False)
-    assert (
-        "SLURM has no partition 'nowhere'" in shown
-        and "sinfo lists: main, urgent" in shown
-        and shown.count("what now:") == 1
-    )
-    assert "Traceback" not in shown and "has been submitted" not in shown
+    assert "SLURM has no partition 'nowhere'" in shown and "sinfo lists: main, urgent" in shown
+    assert shown.count("what now:") == 1 and "Traceback" not in shown and "has been submitted" not in shown
 
 
 def test_seeds_as_an_array(cluster, finished, tmp_path):

