@@ -212,9 +212,8 @@ def test_where_the_gradient_of_r_flows():
     """D2: into the text vectors' scores, the cheapest way to a better prototype would be a worse text vector."""
     u = torch.tensor([[0.5, 0.7]], requires_grad=True)
     z = torch.tensor([[0.4, 0.6]], requires_grad=True)
-    at_u, at_z = (
-        Triplets(scores[:, 0], scores[:, 1:], torch.tensor([[1]]), torch.tensor([[True]])) for scores in (u, z)
-    )
+    column, valid = torch.tensor([[1]]), torch.tensor([[True]])
+    at_u, at_z = (Triplets(scores[:, 0], scores[:, 1:], column, valid) for scores in (u, z))
     for config, into_u in (
         (PAPER, [[0.0, 0.0]]),
         (PAPER.model_copy(update={"regulariser_gradient": "both"}), [[1.0, -1.0]]),
