@@ -61,11 +61,12 @@ def entry(at, value):
         (lambda data: b"not a zip", "not a readable zip"),
         (lambda data: b"PK\x03\x04 cut", "not a readable zip"),
         (lambda data: data[:-30], "not a readable zip"),
+        (lambda data: data[:31] + b"\xff" + data[32:], "cannot be read"),
         (lambda data: data[:60] + bytes([data[60] ^ 0xFF]) + data[61:], "cannot be read"),
         (entry(6, 197), "not a readable zip|cannot be read"),
         (entry(28, 0), "not a readable zip|cannot be read"),
     ],
-    ids=["empty", "text", "a start", "cut", "a flipped byte", "a later version", "a name of no length"],
+    ids=["empty", "text", "a start", "cut", "no deflated data", "a flipped byte", "a later version", "a name of no length"],
 )
 def test_a_damaged_archive_is_one_error(tmp_path, damage, says):
     path = write_zip(tmp_path / "a.whl", {"x": bytes(range(256)) * 8})
