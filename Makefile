@@ -16,6 +16,8 @@ version = $$($(1) -c 'import sys; print(sys.version)' 2>/dev/null)
 # Every job is a process of its own, so Python always caches its bytecode.
 export PYTHONDONTWRITEBYTECODE :=
 ACTIVATE := source $(VENV)/bin/activate
+# Ctrl-C interrupts make, too, which ends with a status of its own. A recipe that then does not fail adds no line to Snakemake's two.
+QUIETLY := trap 'exit 0' INT;
 # Named after the versions installed, so that neither a second call nor a fresh checkout installs again.
 STAMP := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml | cksum | cut -d ' ' -f 1)
 
@@ -65,7 +67,7 @@ demo: install  ## the whole reproduction on the embedded data set: download, tra
 	@echo "It downloads 236 MB, needs 4 GB of memory and 4 GB of disk, and takes about 6 minutes on two idle cores (15 minutes"
 	@echo "without AVX-512 BF16 or AMX), mostly for training. You can interrupt it; running it again resumes."
 	@echo
-	@$(ACTIVATE) && snakemake paper_tables --cores all --quiet host reason
+	@$(QUIETLY) $(ACTIVATE) && snakemake paper_tables --cores all --quiet host reason
 	@echo
 	@$(ACTIVATE) && vixml summary
 	@echo
@@ -106,7 +108,7 @@ check: install  ## run the other checks of a change: style, lint, generated file
 	@$(MAKE) --no-print-directory slow
 
 bench: install  ## run the benchmarks, on an idle machine, and print one table (benchmarks/README.md)
-	@$(ACTIVATE) && snakemake data images --cores all --quiet host reason
+	@$(QUIETLY) $(ACTIVATE) && snakemake data images --cores all --quiet host reason
 	@$(ACTIVATE) && for script in clustering search metrics index ridge attention pooling training_step decoder_step; do \
 	  echo "== benchmarks/$$script.py"; python "benchmarks/$$script.py"; done
 	@$(ACTIVATE) && python benchmarks/training_step.py --threads 2 --out benchmarks/results/training_step-2threads.json
@@ -136,7 +138,7 @@ pull:  ## in a fresh clone: fetch results from DVC's default remote, and mark th
 adopt:  ## after `dvc pull` in a fresh clone: mark pulled results as up to date
 	@$(ACTIVATE) && $(MEND) && if [ -n "$$(dvc status --quiet || echo changed)" ]; then \
 	  echo "error: results and dvc.lock differ"; echo "  what now: dvc status says where; dvc pull, or dvc repro"; exit 1; fi
-	@$(ACTIVATE) && configfile=$$(sed -n 's/^configfile: //p' params.yaml) && \
+	@$(QUIETLY) $(ACTIVATE) && configfile=$$(sed -n 's/^configfile: //p' params.yaml) && \
 	  snakemake data images paper_tables --touch --forceall --cores 1 --quiet all --configfile "$$configfile" --config pages=results
 
 clean:  ## remove all results except downloads (results/raw) and committed results (results/reference)

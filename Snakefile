@@ -3,10 +3,10 @@
 #   snakemake --cores all                     everything in config/config.yaml (profiles/default is loaded automatically)
 #   snakemake --cores all paper_tables --configfile config/picto.yaml
 #   snakemake -n                              list the jobs, and why each would run
-#   snakemake --list                          list the targets and rules below, with a sentence each
+#   snakemake --list                          list the targets and rules, with one sentence each
 #
-# No logic here: rules/common.smk and rules/targets.smk contain paths and functions, src/vixml the code of the stages. Each rule
-# calls one command.
+# This file contains no logic: paths and functions are in rules/common.smk and rules/targets.smk, the code of the stages is in
+# src/vixml. Each rule calls one command.
 from snakemake.utils import min_version
 
 min_version("9.27")

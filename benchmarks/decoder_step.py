@@ -42,7 +42,7 @@ from vixml.config.project import Project
 from vixml.config.run import RunConfig
 from vixml.models.siamese import at_precision
 from vixml.plan.assumptions import ARCHITECTURES
-from vixml.plan.cost import Job
+from vixml.plan.cost import PlannedRun
 from vixml.runtime import DTYPES, choose_device, choose_precision, dtype_of
 from vixml.training.batches import Batch, EpochBatches
 from vixml.training.train import Training, train_step
@@ -77,7 +77,7 @@ def settings_of(chosen: argparse.Namespace, device: torch.device) -> RunConfig:
     return at_precision(RunConfig.model_validate(given), precision)
 
 
-def make_ready(chosen: argparse.Namespace, device: torch.device, tiny: bool = False) -> tuple[Ready, Job]:
+def make_ready(chosen: argparse.Namespace, device: torch.device, tiny: bool = False) -> tuple[Ready, PlannedRun]:
     """Return a training of made-up inputs, ready to step, and the job that counts its operations."""
     world, config = load_world("config"), settings_of(chosen, device)
     name = config.encoder.model
@@ -85,7 +85,7 @@ def make_ready(chosen: argparse.Namespace, device: torch.device, tiny: bool = Fa
     if tiny:
         architecture = narrow(architecture)
         world.text_models[name] = world.text_models[name].model_copy(update={"architecture": architecture})
-    job = Job.of(world, SIZES[chosen.size][0], config)
+    job = PlannedRun.of(world, SIZES[chosen.size][0], config)
     architecture = architecture | {"num_hidden_layers": job.shape.layers}
     n, dim = chosen.batch_size * (chosen.rounds + 1), job.image_dim
     labels = TINY_LABELS if tiny else LABELS
@@ -93,7 +93,7 @@ def make_ready(chosen: argparse.Namespace, device: torch.device, tiny: bool = Fa
     return make_training(config, architecture, data, dim, device), job
 
 
-def operations(training: Training, job: Job, batch: Batch) -> tuple[float, float]:
+def operations(training: Training, job: PlannedRun, batch: Batch) -> tuple[float, float]:
     """Return what a step needs, and what ours carries out."""
     data, shape, encoder = training.data, job.shape, training.config.encoder
     items = items_of(data, batch)

@@ -49,7 +49,7 @@ def prepared(folder: Path, commit: str, raw: Path, epochs: int) -> Path:
     if not raw.exists():
         # Corpus and images need every download except the language models.
         wanted = ["data", "images", "results/models/minilm-l3/manifest.json"]
-        run(tree, ["snakemake", "--cores", "all", "--quiet", "all", *wanted])
+        run(tree, ["snakemake", *wanted, "--cores", "all", "--quiet", "all"])
         shutil.copytree(tree / "results" / "raw", raw)
     shutil.rmtree(tree / ".snakemake", ignore_errors=True)
     for made in (tree / "results").glob("*"):

@@ -11,7 +11,7 @@ from measure import Kit
 
 from vixml.config.project import Project
 from vixml.errors import VixmlError
-from vixml.plan.cost import Job
+from vixml.plan.cost import PlannedRun
 
 DATASET, RUN = "LF-AmazonTitles-1.3M", "vixml-qwen2.5-3b"
 PAPER = 178.0  # hours (appendix A)
@@ -46,7 +46,7 @@ def projection(kit: Kit, out: Path, reach: float) -> list[dict[str, Any]]:
         raise VixmlError("the projection needs rows of other parts", where=out, found=f"none of {missing}", hint=hint)
     project = Project("config")
     config = project.run(DATASET, RUN)
-    job, epochs = Job.of(project.world, DATASET, config), config.training.epochs
+    job, epochs = PlannedRun.of(project.world, DATASET, config), config.training.epochs
     last = epochs - (config.mining.cluster == "end")
     clusterings = len(range(config.mining.start, last, config.mining.update))
     seconds = {

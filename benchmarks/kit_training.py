@@ -26,7 +26,7 @@ from vixml.models.backbone import without_pooler
 from vixml.models.packing import MULTIPLE, Sequences
 from vixml.models.siamese import at_precision
 from vixml.plan.assumptions import HARDWARE
-from vixml.plan.cost import Job, train_cost
+from vixml.plan.cost import PlannedRun, train_cost
 from vixml.runtime import autocast, choose_precision, dtype_of
 from vixml.training.batches import EpochBatches
 from vixml.training.train import train_step
@@ -188,7 +188,7 @@ def memory(kit: Kit, name: str) -> list[dict[str, Any]]:
     """Measure the memory of a step with texts at full length, beside what the plan counts."""
     dataset = "LF-AmazonTitles-131K"
     world, config, architecture = settled(kit, dataset, name)
-    job = Job.of(world, dataset, config)
+    job = PlannedRun.of(world, dataset, config)
     counted = train_cost(job, HARDWARE["gpu"]).gpu_memory_bytes
     labels, n = 300 if kit.tiny else job.counts.n_labels, config.training.batch_size
     data = made_up.made_up(
@@ -229,7 +229,7 @@ def encoder(kit: Kit, name: str, reach: float) -> list[dict[str, Any]]:
             "prototype": config.prototype.model_copy(update={"dropout": 0.0}),
         }
     )
-    job = Job.of(world, dataset, config)
+    job = PlannedRun.of(world, dataset, config)
     batch_size, labels = config.training.batch_size, 300 if kit.tiny else 131_073
     data = made_up.made_up(
         config, architecture["vocab_size"], batch_size * (ROUNDS + 1), labels=labels, dim=job.image_dim, vectors=VECTORS,

@@ -1,7 +1,7 @@
 """Compare weights of the linear model and of the lexical vector on queries held out of train, for trained runs of PICTO.
 
     snakemake --cores all train --configfile config/best.yaml
-    python benchmarks/linear_weight.py text-minilm-l3--all-labels vixml-minilm-l3--all-labels
+    python benchmarks/linear_weight.py text-minilm-l3--vixml-new vixml-minilm-l3--vixml-new
 
 Local ridge votes with 50 neighbours and prototypes; test is not read. The gain is that in P@1 + P@5 over votes without both, paired by
 query, with its standard error: the mean over the seeds of a run.
@@ -18,7 +18,7 @@ import numpy as np
 from vixml.config.project import Project
 from vixml.config.run import Inference
 from vixml.data.corpus import Corpus, training_rows
-from vixml.evaluation.choose import Measured
+from vixml.evaluation.choose import Precision, Split
 from vixml.retrieval.approximate import Searcher
 from vixml.retrieval.opened import HELD_OUT, TRAIN_AGAIN, OpenedRun
 from vixml.stages import Job
@@ -26,21 +26,25 @@ from vixml.stages import Job
 WEIGHTS = [(lexical, linear) for lexical in (0, 0.15, 0.3) for linear in (0, 0.3, 0.5, 1)]
 
 
-def gains(project: Project, run: str, seed: int) -> list[tuple[float, ...]]:
-    """Return P@1, P@5, gain and its error of each pair of weights."""
+def held_out(project: Project, run: str, seed: int) -> Split:
+    """Open the held-out queries of a trained run."""
     job = Job(project, "predict", {"dataset": "picto", "run": run, "seed": seed, "split": "test"})
     stages = {"index": "build-index", "embeddings": "embed-images", "lexical": "hash-texts"}
     corpus = Corpus.load(job.folder("build-corpus"))
     rows = training_rows(job.folder("train") / HELD_OUT, corpus.n("train"), TRAIN_AGAIN)
     inputs = {name: job.folder(stage) for name, stage in stages.items()}
-    measured = Measured(OpenedRun(corpus, inputs, job.run.images, seed, rows), Searcher(seed=seed))
+    return Split(OpenedRun(corpus, inputs, job.run.images, seed, rows), Searcher(seed=seed))
+
+
+def gains(precision: Precision, image_weight: float) -> list[tuple[float, ...]]:
+    """Return P@1, P@5, gain and its error of each pair of weights."""
     found, first = [], None
     for lexical, linear in WEIGHTS:
         how = Inference(
-            method="local-ridge", image_weight=0.3 * job.run.uses_images, lexical_weight=lexical,
+            method="local-ridge", image_weight=image_weight, lexical_weight=lexical,
             ridge={"neighbours": 50, "linear_weight": linear},
         )  # fmt: skip
-        percent = 100 * measured(how)
+        percent = 100 * precision(how)
         first = percent if first is None else first
         gain = (percent - first).sum(axis=1)
         found.append((*percent.mean(axis=0), gain.mean(), gain.std(ddof=1) / len(gain) ** 0.5))
@@ -57,7 +61,9 @@ def main() -> None:
     project, compared = Project(Path("config"), given.results), []
     print("| run | lexical | linear | P@1 | P@5 | gain |\n|---|---:|---:|---:|---:|---:|")
     for run in given.runs:
-        means = np.mean([gains(project, run, seed) for seed in given.seeds], axis=0).tolist()
+        image_weight = 0.3 * project.run("picto", run).uses_images
+        every = [gains(held_out(project, run, seed).precision, image_weight) for seed in given.seeds]
+        means = np.mean(every, axis=0).tolist()
         for (lexical, linear), (p1, p5, gain, error) in zip(WEIGHTS, means, strict=True):
             print(f"| {run} | {lexical} | {linear} | {p1:.1f} | {p5:.1f} | {gain:+.1f} ± {error:.1f} |")
             row = {"run": run, "lexical_weight": lexical, "linear_weight": linear, "P@1": p1, "P@5": p5}

@@ -27,7 +27,7 @@ from vixml.config.run import RunConfig
 from vixml.models.packing import Sequences
 from vixml.models.prompt import IMAGES, PLAIN, TEXT, Prompt
 from vixml.models.siamese import Siamese
-from vixml.plan.cost import Job
+from vixml.plan.cost import PlannedRun
 from vixml.ragged import Ragged
 from vixml.training.batches import TrainingSet
 
@@ -116,7 +116,7 @@ def make_ready(
     return ready
 
 
-def step_flop(job: Job, items: Sequences, queries: int) -> float:
+def step_flop(job: PlannedRun, items: Sequences, queries: int) -> float:
     """Return the operations of an encoder's training step on a batch's items, queries first, then labels.
 
     Args:

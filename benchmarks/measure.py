@@ -1,4 +1,4 @@
-"""What the benchmarks share: taking turns, what the machine can do, and the form of a result (benchmarks/README.md)."""
+"""Tools that the benchmarks share: turns, the speed of the machine, and the form of a result (benchmarks/README.md)."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ PEAKS = {"H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12
 
 @dataclass(frozen=True)
 class Kit:
-    """Where the GPU kit runs, and at which size.
+    """Device and size of the GPU kit.
 
     Attributes:
         device: of all parts.

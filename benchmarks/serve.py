@@ -37,7 +37,7 @@ HEAD = "POST /v1/tags HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/j
 
 @dataclass
 class Load:
-    """What clients saw: seconds of each answer, and its status or error."""
+    """Answers that clients saw: seconds of each, and its status or error."""
 
     seconds: list[float] = field(default_factory=list)
     outcomes: Counter[str] = field(default_factory=Counter)

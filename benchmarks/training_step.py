@@ -38,7 +38,7 @@ from vixml.errors import VixmlError
 from vixml.models.inputs import RunInputs, open_inputs
 from vixml.models.packing import Sequences
 from vixml.models.siamese import PrototypeNetwork, Siamese, build_model
-from vixml.plan.cost import Job
+from vixml.plan.cost import PlannedRun
 from vixml.ragged import Ragged
 from vixml.runtime import DTYPES, choose_device, choose_precision, dtype_of
 from vixml.training.batches import EpochBatches, TrainingSet
@@ -246,7 +246,7 @@ def main() -> None:
         try:
             cases[case] = compare(config, inputs, device, chosen.steps, chosen.rounds)
             # The step's operations (docs/cost.md) at the speed of one large product.
-            job = Job.of(load_world("config"), "picto", config)
+            job = PlannedRun.of(load_world("config"), "picto", config)
             dtype = dtype_of(choose_precision(chosen.precision, device))
             peak = measure.product_speed(4096, 4096, 4096, dtype, device.type)
             cases[case]["limit"] = peak * job.trained_queries / job.step_flop

@@ -8,6 +8,8 @@ results of PRIME are compared too. Trainings make no report between epochs. Test
                   left out of its own votes; `distilled-folds`: of two models, each trained on the other half of the queries
     no-image      a query's images are left out of a batch with that probability
     encoded       label vectors are text vectors plus a vector that starts at 0
+    bce           a binary cross-entropy of each pair instead of the softmax, from the log-odds of the batch
+    epochs-20     twice as many epochs
     minilm-l6, smollm2     other encoders
 
     python benchmarks/training_trials.py text all-labels 0   # modality, trial, split: adds to the results
@@ -28,7 +30,7 @@ import label_vectors
 import measure
 import numpy as np
 import torch
-from label_vectors import ALL, add, opened, paired_table, scores, trained
+from label_vectors import ALL, PRIMES, add, opened, paired_table, scores, trained
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -55,6 +57,8 @@ TRIALS: dict[str, dict[str, Any]] = {  # what differs from ALL
     "no-image-0.1": {},
     "no-image-0.3": {},
     "encoded": {"loss": {"text_weight": 1.0}},  # so that batches hold the texts of their labels; its loss is replaced
+    "bce": {},
+    "epochs-20": {"training": {"epochs": 20}},
     "minilm-l6": L6,
     "smollm2": {"mining": None},  # the decoder of config/presets/picto-decoder.yaml
     "minilm-l6-lr2e-4": L6 | {"optimizer": {"lr": 2e-4}},
@@ -104,6 +108,18 @@ def without_images(share: float) -> Callable[..., EpochBatches]:
         return EpochBatches(replace(training.data, queries=queries), training.config, training.seed, state.epoch)
 
     return epoch_batches
+
+
+def binary_loss(training: Training, batch: Batch, queries: Tensor, _: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the binary cross-entropy of all pairs per true pair, as ``batch_loss`` does; it starts at the batch's log-odds."""
+    candidates, vectors = batch.candidates, training.model.vectors
+    if candidates.labels is not None:
+        vectors = F.embedding(torch.from_numpy(candidates.labels), vectors)
+    scores = queries @ F.normalize(vectors, dim=1).T / training.config.loss.temperature
+    true = torch.zeros_like(scores)
+    true[tuple(torch.from_numpy(candidates.pairs).T)] = 1
+    total = F.binary_cross_entropy_with_logits(scores + true.mean().logit(), true, reduction="sum")
+    return total / len(candidates.pairs), {"bce": total}
 
 
 class Encoded:
@@ -204,6 +220,8 @@ def tried(modality: str, trial: str, split: int, results: Path) -> Iterator[tupl
     elif trial == "encoded":
         form = Encoded()
         hooks = {name: getattr(form, name) for name in ("train_step", "batch_loss", "start_vectors")}
+    elif trial == "bce":
+        hooks["batch_loss"] = binary_loss
     elif trial == "distilled-folds":
         hooks["batch_loss"] = distilling(votes_of_folds(lambda: opened(modality, change, split, 0, results)[0]))
     elif trial in ("all-labels", "flat"):
@@ -226,8 +244,8 @@ def tried(modality: str, trial: str, split: int, results: Path) -> Iterator[tupl
 
 
 def compared() -> list[dict[str, Any]]:
-    """Return the results of trials, and those of PRIME and its refit."""
-    primes = [row for row in read_json(label_vectors.OUT)["forms"] if row["form"] in ("prime", "prime-refit-30")]
+    """Return the results of trials, and those of PRIME in both forms with their refits."""
+    primes = [row for row in read_json(label_vectors.OUT)["forms"] if row["form"].removesuffix("-refit-30") in PRIMES]
     return read_json(OUT)["forms"] + primes
 
 

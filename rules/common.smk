@@ -6,12 +6,12 @@
 #
 # A job reruns when its inputs, its part of the configuration (`settings`) or the behaviour of its code (`code`) changed: see
 # `obeys`. `params` contain only these, never a path: paths reach the command through the environment, which Snakemake does not
-# record. Snakemake itself exports OMP_NUM_THREADS and the like from the job's threads.
+# record. Snakemake itself sets OMP_NUM_THREADS and similar variables to the job's threads.
 #
 # No input that a rule makes is `ancient`. Snakemake 9.27.1 (DAG.update_needrun in dag.py) checks only jobs that do not
-# depend on a job to be run, and expects the others to follow. Behind an `ancient` input that exists they do not follow, so
-# they and everything after them are skipped, and the call ends with success. Files of the repository, which no rule makes,
-# may be `ancient`; raw files get a fixed time instead (`declare`).
+# depend on a job that will run, and expects all others to run, too. If an existing input of such a job is `ancient`, the job
+# does not run: it and everything after it are skipped, and the call ends with success. Files in the repository, which no rule
+# makes, may be `ancient`; raw files get a fixed time instead (`declare`).
 import contextlib
 import functools
 import json
@@ -36,7 +36,7 @@ def code_in(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.py")}
 
 
-# The environment of a copied checkout holds the code of the first one. As long as that is the same, nothing is wrong.
+# The environment of a copied checkout contains the code of the original. This is no problem as long as both are the same.
 SOURCE = Path(workflow.current_basedir.get_path_or_uri(secret_free=False), "../src").resolve()
 IMPORTED, OWN = Path(vixml.__file__).resolve().parent, SOURCE / "vixml"
 if IMPORTED != OWN and code_in(IMPORTED) != code_in(OWN):
@@ -78,17 +78,17 @@ def one_message():
 
 
 with one_message():
-    precision_override()  # a misspelt VIXML_PRECISION stops before the first job, not within it
+    precision_override()  # a misspelt VIXML_PRECISION is an error before the first job, not during it
     FILES = [str(path) for path in reversed(["config/config.yaml", *workflow.overwrite_configfiles])]
     for path in FILES:
-        read_yaml(path)  # Snakemake's own reader takes a key given twice
+        read_yaml(path)  # refuses a repeated key, which Snakemake's own reader accepts
     WORKFLOW = load_workflow(config, "the workflow's configuration (config/config.yaml, --configfile, --config)", FILES)
     PROJECT = Project(WORKFLOW.config_dir, WORKFLOW.results)
     WORLD, RESULTS, CONFIG_DIR, THREADS = PROJECT.world, WORKFLOW.results, WORKFLOW.config_dir, WORKFLOW.threads
     TABLE_SPECS = dict(zip(WORKFLOW.tables, load_any_tables(CONFIG_DIR, WORKFLOW.tables), strict=True))
     FIGURE_SPECS = dict(zip(WORKFLOW.figures, load_figures(CONFIG_DIR, WORKFLOW.figures), strict=True))
 
-# With `.venv/bin/snakemake` and no active environment, jobs find the `vixml` command beside it.
+# If `.venv/bin/snakemake` is called without an active environment, jobs find the `vixml` command beside it.
 if shutil.which("vixml") is None:
     os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
 
@@ -111,7 +111,7 @@ RAW_DIR = raw_dir(RESULTS).as_posix()
 RAW = f"{RAW_DIR}/{{filename}}"
 DECLARED = f"{RAW_DIR}/.declared/{{filename}}"
 SOURCE_OF = {source.filename: name for name, source in WORLD.sources.items()}
-# A configuration with another name than config/config.yaml has its own folder of pages, so none overwrites another's.
+# A configuration whose name differs from that of config/config.yaml has its own folder of pages, so that none overwrites another's.
 OWN_PAGES = WORKFLOW.name != read_yaml("config/config.yaml").get("name", "demo")
 NAME = re.sub(r"[^\w.-]+", "-", WORKFLOW.name)
 PAGES = WORKFLOW.pages or (f"{RESULTS}/pages/{NAME}" if OWN_PAGES else RESULTS)
@@ -120,12 +120,12 @@ FIGURES = f"{PAGES}/figures/manifest.json"
 REPORT = f"{PAGES}/report.html"
 TUNING = f"{PAGES}/tuning/manifest.json"
 
-# A profile with GPUs sets `device=cuda`; `--config` on the command line would replace it.
+# A profile with GPUs sets `device=cuda`. If `--config` on the command line replaces that setting, the profile's GPUs imply it.
 DEVICE = "cuda" if WORKFLOW.device == "auto" and "gpu" in workflow.global_resources else WORKFLOW.device
-# Whether jobs will have a GPU. This process may run on a node without one; then the configuration says cuda.
+# Whether jobs will have a GPU. This process may run on a node without a GPU; in that case, the configuration says cuda.
 WITH_GPU = DEVICE == "cuda" or (DEVICE == "auto" and shutil.which("nvidia-smi") is not None)
 
-# Whoever adds one key on the command line loses the others of the profile, and would notice only by slow jobs.
+# A key on the command line replaces all keys of the profile's `config`, which a user would notice only because jobs are slow.
 if workflow.exec_mode == ExecMode.DEFAULT and workflow.config_settings.config_args:
     with one_message():
         REPLACED = replaced_config(sys.argv[1:])
@@ -137,15 +137,15 @@ if workflow.exec_mode == ExecMode.DEFAULT and workflow.config_settings.config_ar
             "count. What now: write the new values into `config` of the profile instead"
         )
 
-# A clone, a copy or a touch changes the time of a raw file, which means nothing: its declared hash decides.
+# A clone, a copy or a touch changes the time of a raw file, but this does not mean that the file changed: its declared hash decides.
 declare(RAW_DIR, {source.filename: source.sha256 for source in WORLD.sources.values()})
 
 os.environ.update(VIXML_CONFIG_DIR=CONFIG_DIR, VIXML_RESULTS=RESULTS, VIXML_SOURCE=str(SOURCE))
 
-# Jobs run the code that their `params` describe, also in an environment of conda that two checkouts share (--conda-prefix); from the
-# environment of those, Snakemake removes PYTHONPATH.
-# `logged FILE`: into a log, and to the terminal unless rules/display.smk shows the jobs there. For inputs of which there may be
-# several: `add --score FILE ...` adds `--score FOLDER ...` to the words of `folders`.
+# Jobs run the code that their `params` describe, even in a conda environment that two checkouts share (--conda-prefix); Snakemake
+# removes PYTHONPATH from the environment of such jobs.
+# `logged FILE` writes a log, and also writes to the terminal unless rules/display.smk shows the jobs there. For inputs that may be
+# several files, `add --score FILE ...` appends `--score FOLDER ...` to the array `folders`.
 shell.prefix(
     "set -euo pipefail; "
     'export PYTHONPATH="$VIXML_SOURCE${{PYTHONPATH:+:$PYTHONPATH}}"; '
@@ -160,13 +160,13 @@ def options(name, values):
 
 
 def made_by(stage):
-    """Return the manifest of what a stage makes, with wildcards for its names."""
+    """Return the manifest that a stage writes, with wildcards for its names."""
     names = ("dataset", "run", "seed", "split", "model", "max_len", "vision")
     return (place(stage, RESULTS, **{name: f"{{{name}}}" for name in names}) / MANIFEST).as_posix()
 
 
 def made(stage, jobs):
-    """Return the files of a stage that some jobs need, each once; a job is given by its names."""
+    """Return the files of a stage that some jobs need, each once; a job is given as a dictionary of names."""
     with one_message():
         folders = [Job(PROJECT, "score", names).folder(stage) for names in jobs]
     return list(dict.fromkeys((folder / MANIFEST).as_posix() for folder in folders))
@@ -199,60 +199,48 @@ def reads(stage):
 def obeys(stage):
     """Return the params of a stage's rule: the settings that a job obeys, if there are any, and the digest of its code."""
     # Both are computed only when Snakemake considers a job of the rule.
-    params = {"code": lambda wildcards: stage_digest(stage)}
+    params, more = {"code": lambda wildcards: stage_digest(stage)}, MORE_SETTINGS.get(stage, lambda job: {})
     if STAGES[stage].obeys is not Stage.obeys:
-        params["settings"] = per_job(stage, lambda job: json.dumps(job.obeys(), sort_keys=True))
+        params["settings"] = per_job(stage, lambda job: json.dumps(job.obeys() | more(job), sort_keys=True))
     return params
 
 
-def tables_of_dataset(wildcards):
-    """Return the tables of a user's own dataset that exist; build-corpus reports missing ones.
+@functools.cache
+def own_tables(dataset):
+    """Return the tables of a user's own dataset that are inputs, and time and size of those with a time in the future.
 
-    Snakemake refuses inputs that are newer than what is made from them, so those with a time in the future are no inputs.
+    Snakemake refuses inputs that are newer than their outputs, so tables with a time in the future are not inputs.
+    build-corpus reports a missing table.
     """
-    return [path for path in _tables(wildcards.dataset) if path not in tables_to_come(wildcards.dataset)]
+    entry, found = WORLD.datasets[dataset].catalogue, []
+    with contextlib.suppress(VixmlError):
+        found = [str(path) for paths in tables_of(entry, RAW_DIR).values() for path in paths] if entry else []
+    times = {path: [about.st_mtime, about.st_size] for path, about in zip(found, map(os.stat, found))}
+    to_come = {path: state for path, state in times.items() if state[0] > time.time()}
+    for path, (when, _) in to_come.items():
+        warn(f"{path} has a time in the future, {time.ctime(when)}: is a clock wrong? Changes show by time and size")
+    return [path for path in found if path not in to_come], to_come
 
 
-def settings_of_corpus(wildcards):
-    """Return what `obeys` does, and what else shows a change of the files that a user's own dataset is made from.
-
-    That is time and size of tables with a time in the future, and the names of images that are named by ids.
-    """
-    settings = json.loads(obeys("build-corpus")["settings"](wildcards))
-    entry = WORLD.datasets[wildcards.dataset].catalogue
+def state_of_tables(job):
+    """Return what shows a change of tables that are no inputs, and of the names of images that are named by ids."""
+    entry, state = job.dataset.catalogue, own_tables(job.names["dataset"])[1]
     if entry is not None and entry.images and entry.images_are == "ids":
-        settings["names_of_images"] = digest_of_names(entry, RAW_DIR)
-    return json.dumps(settings | tables_to_come(wildcards.dataset), sort_keys=True)
+        return state | {"names_of_images": digest_of_names(entry, RAW_DIR)}
+    return state
 
 
-def settings_of_images(wildcards):
-    """Return what `obeys` does; of a user's own images also names, sizes and times, by which a change of them shows."""
-    # Snakemake asks again once the corpus is there: before it starts this job.
-    settings = json.loads(obeys("render-images")["settings"](wildcards))
-    entry = WORLD.datasets[wildcards.dataset].catalogue
-    corpus = place("build-corpus", RESULTS, dataset=wildcards.dataset)
+def state_of_images(job):
+    """Return a digest of a user's own images, by names, sizes and times; Snakemake asks again once the corpus is there."""
+    entry, corpus = job.dataset.catalogue, job.folder("build-corpus")
     if entry is not None and (corpus / MANIFEST).exists():
         with contextlib.suppress(VixmlError, OSError):  # a damaged corpus is an error of the job
-            settings["images"] = digest_of_images(entry, RAW_DIR, Corpus(corpus, {}).image_keys())
-    return json.dumps(settings, sort_keys=True)
+            return {"images": digest_of_images(entry, RAW_DIR, Corpus(corpus, {}).image_keys())}
+    return {}
 
 
-@functools.cache
-def _tables(dataset):
-    entry = WORLD.datasets[dataset].catalogue
-    try:
-        return [str(path) for paths in tables_of(entry, RAW_DIR).values() for path in paths] if entry else []
-    except VixmlError:
-        return []
-
-
-@functools.cache
-def tables_to_come(dataset):
-    found = {path: os.stat(path) for path in _tables(dataset)}
-    found = {path: [about.st_mtime, about.st_size] for path, about in found.items() if about.st_mtime > time.time()}
-    for path, (when, _) in found.items():
-        warn(f"{path} has a time in the future, {time.ctime(when)}: is a clock wrong? Changes show by time and size")
-    return found
+# Settings of a stage beyond those that its job obeys: what shows a change of a user's own files, which are not inputs of its rule.
+MORE_SETTINGS = {"build-corpus": state_of_tables, "render-images": state_of_images}
 
 
 def is_published(dataset, vision):
@@ -273,7 +261,7 @@ def layout(*patterns):
 
 
 def content(paths):
-    """Return a digest of files of the repository: for YAML of its content, without layout and paths."""
+    """Return a digest of files in the repository; for YAML, of the content without layout and paths."""
     parts = [
         [Path(path).name, without_paths(read_yaml(path)) if path.endswith(".yaml") else {"sha256": sha256_file(path)}]
         for path in paths
@@ -282,7 +270,7 @@ def content(paths):
 
 
 def without_paths(value):
-    """Return a part of a configuration without the keys that name folders, files and devices, which are no settings."""
+    """Return a part of a configuration without the keys that name folders, files and devices, which are not settings."""
     if isinstance(value, dict):
         named = {"config_dir", "results", "pages", "folder", "include", "device"}
         return {key: without_paths(part) for key, part in value.items() if key not in named}

@@ -1,8 +1,8 @@
 # Published files to corpora, model folders and token ids: fetch_source, build_corpus, prepare_model, tokenize_corpus, hash_texts.
 #
 # REQUIRED INPUTS: config/datasets.yaml and config/models.yaml (what to fetch, with its SHA-256); a network for
-#   fetch_source only, and only for files missing from results/raw; for your own dataset, its tables; for hub models a network,
-#   or their files placed by hand in results/raw/hub/{checkpoint, with -- for /}.
+#   fetch_source only, and only for files missing from results/raw; for your own dataset, its tables; for hub models, a network
+#   or files placed by hand in results/raw/hub/{checkpoint, with -- for /}.
 # OUTPUTS: results/raw/{filename}; results/data/{dataset}/corpus; results/models/{model}, a folder that AutoModel and
 #   AutoTokenizer can read; results/data/{dataset}/tokens/{model}-{max_len}; results/data/{dataset}/lexical.
 
@@ -10,7 +10,7 @@
 rule fetch_source:
     """Download one published file and check its SHA-256. A file with that hash, placed by hand, is kept."""
     input:
-        # Contains the declared hash. If that changes, this file is newer than the download, or than a file placed by hand.
+        # Contains the declared hash. If the hash changes, this file becomes newer than the raw file, downloaded or placed by hand.
         DECLARED,
     output:
         # `update` keeps Snakemake from deleting the file before the job, which checks it first.
@@ -18,11 +18,10 @@ rule fetch_source:
     retries: 1
     resources:
         mem_mb=1000,
-        # The largest file, embeddings of LF-AmazonTitles-1.3M, has about 30 GB.
+        # The largest file, which contains embeddings of LF-AmazonTitles-1.3M, has about 30 GB.
         runtime=720,
         source=lambda wildcards: SOURCE_OF[wildcards.filename],
     params:
-        # No digest of the code here: the hash decides what a file must be, so an edit never downloads again.
         sha256=lambda wildcards: WORLD.sources[SOURCE_OF[wildcards.filename]].sha256,
     message:
         "Fetch {wildcards.filename}"
@@ -34,14 +33,12 @@ rule build_corpus:
     """Turn a dataset's files into texts, label matrices and image lists."""
     input:
         unpack(reads("build-corpus")),
-        tables=tables_of_dataset,
+        tables=lambda wildcards: own_tables(wildcards.dataset)[0],
     output:
         made_by("build-corpus"),
     resources:
         mem_mb=4000,
         runtime=60,
-    params:
-        **obeys("build-corpus") | {"settings": settings_of_corpus},
     message:
         "Build the corpus of {wildcards.dataset}"
     shell:
@@ -57,8 +54,6 @@ rule prepare_model:
     resources:
         mem_mb=4000,
         runtime=240,  # downloads a checkpoint of 15 GB
-    params:
-        **obeys("prepare-model"),
     message:
         "Prepare the language model {wildcards.model}"
     shell:
@@ -75,8 +70,6 @@ rule tokenize_corpus:
     resources:
         mem_mb=4000,
         runtime=120,
-    params:
-        **obeys("tokenize"),
     message:
         "Tokenize {wildcards.dataset} for {wildcards.model}, {wildcards.max_len} tokens per text"
     shell:
@@ -92,8 +85,6 @@ rule hash_texts:
     resources:
         mem_mb=4000,
         runtime=120,
-    params:
-        **obeys("hash-texts"),
     message:
         "Hash the texts of {wildcards.dataset}"
     shell:

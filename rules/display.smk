@@ -1,4 +1,4 @@
-# Display of a call: a few lines on a terminal, and what to do after a failure or an interruption.
+# Display of a call: a few lines on a terminal, and a message on what to do after a failure or an interruption.
 #
 # REQUIRED INPUTS: constants of rules/common.smk (RESULTS, PAGES); the events that Snakemake logs.
 # OUTPUTS: none; context managers around Snakemake's own `execute` (rules/verify.smk), a function for the Snakefile's onerror.
@@ -7,7 +7,8 @@ from snakemake.settings.types import ExecMode
 
 from vixml import display
 
-LOGS = " and ".join(dict.fromkeys([f"{RESULTS}/logs", f"{PAGES}/logs"]))  # the second has those of tables and pages
+# The second folder contains the logs of tables and pages.
+LOGS = " and ".join(dict.fromkeys([f"{RESULTS}/logs", f"{PAGES}/logs"]))
 WHEN_IT_FAILS = f"""
 Stopped. The message above says what went wrong; each job's log is below {LOGS}.
 Finished results are kept: run the same command again to resume. Training resumes from its last checkpoint.
@@ -27,11 +28,11 @@ def running():
     asked_for_more = workflow.output_settings.verbose or workflow.output_settings.printshellcmds
     if workflow.exec_mode != ExecMode.DEFAULT or workflow.dryrun or asked_for_more or not display.wanted(os.environ):
         return contextlib.nullcontext()
-    return display.shown(weights_of_jobs)
+    return display.display_jobs(weights_of_jobs)
 
 
 def weights_of_jobs():
-    """Return the number of each job that will run, and its expected share of the time: a training's is its priority."""
+    """Return the number of each job that will run, and its expected share of the time, which is a training's priority."""
     return {job.jobid: 3 + job.priority * (job.rule.name == "train_model") for job in workflow.dag.needrun_jobs()}
 
 
@@ -43,7 +44,7 @@ def say_what_failed():
 
 @contextlib.contextmanager
 def resumable():
-    """After an interruption, print last what is kept and how to resume."""
+    """After an interruption, finally print what is kept and how to resume."""
     try:
         yield
     except WorkflowError:

@@ -3,7 +3,8 @@
 # REQUIRED INPUTS: results/data/{dataset}/corpus; results/runs/{dataset}/{run}/seed{seed}/index (not for popularity);
 #   results/data/{dataset}/embeddings/{vision} for runs that vote with image embeddings; .../seed{seed}/model for validation;
 #   a network for install_peers only.
-#   A run that reuses another's model reads index and model from that run's folder; a choice those of `inference.chosen_on`.
+#   A run that reuses the model of another run reads index and model from that run's folder; choose_inference reads those of the
+#   runs in `inference.chosen_on`.
 # OUTPUTS: results/peers; results/runs/{dataset}/{run}/seed{seed}/choice; .../{split}/predictions and .../score.
 
 
@@ -16,8 +17,6 @@ rule choose_inference:
     threads: THREADS.search
     resources:
         **heavy("predict"),
-    params:
-        **obeys("choose-inference"),
     message:
         "Choose the inference of {wildcards.run} on {wildcards.dataset}, seed {wildcards.seed}"
     shell:
@@ -28,15 +27,13 @@ rule choose_inference:
 
 
 rule install_peers:
-    """Install other software, with which runs are compared, into a folder of its own."""
+    """Install other software, with which runs are compared, into a separate folder."""
     output:
         made_by("install-peers"),
     retries: 1
     resources:
         mem_mb=1000,
         runtime=60,
-    params:
-        **obeys("install-peers"),
     message:
         "Install PECOS and napkinXC"
     shell:
@@ -52,8 +49,6 @@ rule predict_labels:
     threads: THREADS.search
     resources:
         **heavy("predict"),
-    params:
-        **obeys("predict"),
     message:
         "Predict labels of {wildcards.dataset}, {wildcards.split}, with {wildcards.run}, seed {wildcards.seed}"
     shell:
@@ -73,8 +68,6 @@ rule score_run:
     resources:
         mem_mb=4000,
         runtime=60,
-    params:
-        **obeys("score"),
     message:
         "Score {wildcards.run} on {wildcards.dataset}, {wildcards.split}, seed {wildcards.seed}"
     shell:

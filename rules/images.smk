@@ -1,14 +1,14 @@
-# Images to embeddings: render_images, fetch_images, prepare_vision, embed_images, import_vectors; and all as a folder: export_dataset.
+# Images to embeddings (render_images, fetch_images, prepare_vision, embed_images, import_vectors), and their export (export_dataset).
 #
-# REQUIRED INPUTS: results/data/{dataset}/corpus (which images); results/raw/{filename} (drawings, vision weights, embeddings); for
-#   vision models of the hub a network, or their files placed by hand in results/raw/hub/{checkpoint, with -- for /}.
+# REQUIRED INPUTS: results/data/{dataset}/corpus (lists the images); results/raw/{filename} (drawings, vision weights, embeddings);
+#   for vision models from the hub, a network or files placed by hand in results/raw/hub/{checkpoint, with -- for /}.
 # OUTPUTS: results/data/{dataset}/images; results/vision/{vision}; results/data/{dataset}/embeddings/{vision};
 #   results/exported/{dataset} (Parquet, a dataset card, checksums).
 
-# Which of the two rules makes a dataset's images.
+# Datasets whose images are fetched; render_images makes those of the others.
 FETCHED = either(re.escape(name) for name, entry in WORLD.datasets.items() if entry.fetches)
 
-# Which embeddings are imported: a pattern of a dataset with a look-ahead at the encoder.
+# Embeddings that are imported: a pattern of datasets, with a look-ahead at the encoder.
 IMPORTED = either(
     f"{re.escape(name)}(?=/embeddings/{re.escape(vision)}/)"
     for name, entry in WORLD.datasets.items()
@@ -30,8 +30,6 @@ rule fetch_images:
     resources:
         mem_mb=8000,
         runtime=7 * 24 * 60,
-    params:
-        **obeys("fetch-images"),
     message:
         "Fetch the images of {wildcards.dataset}"
     shell:
@@ -46,14 +44,12 @@ rule render_images:
         made_by("render-images"),
     wildcard_constraints:
         dataset=f"(?!(?:{FETCHED})/){ID}",
-    # Before any training that could start meanwhile: the longest trainings wait for images.
+    # Runs before any training that could start at the same time, because the longest trainings wait for images.
     priority: 10000
     threads: THREADS.images
     resources:
         mem_mb=4000,
         runtime=240,
-    params:
-        **obeys("render-images") | {"settings": settings_of_images},
     message:
         "Draw the images of {wildcards.dataset}"
     shell:
@@ -61,14 +57,12 @@ rule render_images:
 
 
 rule prepare_vision:
-    """Make the folder of a hub vision model, its vision tower only, checked against its architecture."""
+    """Make a folder with the vision tower of a model from the hub, checked against its architecture."""
     output:
         made_by("prepare-vision"),
     resources:
         mem_mb=8000,
         runtime=240,  # downloads a checkpoint of 4.5 GB
-    params:
-        **obeys("prepare-vision"),
     message:
         "Prepare the vision model {wildcards.vision}"
     shell:
@@ -87,8 +81,6 @@ rule embed_images:
     threads: THREADS.images
     resources:
         **heavy("images"),
-    params:
-        **obeys("embed-images"),
     message:
         "Embed the images of {wildcards.dataset} with {wildcards.vision}"
     shell:
@@ -110,8 +102,6 @@ rule import_vectors:
     resources:
         mem_mb=4000,
         runtime=240,
-    params:
-        **obeys("import-vectors"),
     message:
         "Import published vectors of {wildcards.vision} for {wildcards.dataset}"
     shell:
@@ -122,15 +112,13 @@ rule export_dataset:
     """Write a dataset with its images and vectors as a folder that others can load."""
     input:
         unpack(reads("export-dataset")),
-        embeddings=lambda wildcards: made("embed-images", with_images(wildcards)),
+        embeddings=lambda wildcards: made("embed-images", with_images(wildcards.dataset)),
     output:
         made_by("export-dataset"),
     resources:
         mem_mb=4000,
         runtime=720,
-        vision=lambda wildcards: " ".join(f"--vision {name}" for name in vision_encoders(wildcards)),
-    params:
-        **obeys("export-dataset"),
+        vision=lambda wildcards: " ".join(f"--vision {name}" for name in vision_encoders(wildcards.dataset)),
     message:
         "Export {wildcards.dataset} as a folder for others"
     shell:

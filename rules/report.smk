@@ -6,12 +6,12 @@
 # OUTPUTS: results/tables; results/figures; results/report and its copy results/report.html; results/tuning. For a configuration
 #   whose name differs from that of config/config.yaml: the same below results/pages/{name}.
 
-# Printed in the report but not a setting: moving a configuration to another folder does not rewrite the report.
-os.environ.update(VIXML_CONFIGFILE=CONFIGFILE, VIXML_COMMAND=COMMAND)
+# The report prints this, but it is no setting: moving a configuration to another folder does not rewrite the report.
+os.environ.update(VIXML_CONFIGFILE=CONFIGFILE)
 
 LAYOUT_OF_TABLES = layout(*(f"tables/{name}.yaml" for name in WORKFLOW.tables))
 LAYOUT_OF_FIGURES = layout(*(f"figures/{name}.*" for name in WORKFLOW.figures))
-# The report names runs of the paper in commands.
+# The report's commands name runs of the paper.
 LAYOUT_OF_REPORT = layout("paper.yaml", *(f"tables/{name}.yaml" for name in WORKFLOW.tables))
 
 
@@ -23,13 +23,17 @@ rule make_tables:
         corpora=made("build-corpus", COUNTED),
         latencies=made("measure-latency", TIMED),
     output:
-        *marked("tables", "csv", {name: spec.heading for name, spec in TABLE_SPECS.items()}, "tables"),
+        *marked(
+            "tables",
+            "csv",
+            {name: spec.heading for name, spec in TABLE_SPECS.items()},
+            {name: "tables" if spec.paper_table else "measured" for name, spec in TABLE_SPECS.items()},
+        ),
         manifest=TABLES,
     localrule: True
     resources:
         **LIGHT,
     params:
-        **obeys("make-tables"),
         layout=content(LAYOUT_OF_TABLES),
         tables=options("--tables", WORKFLOW.tables),
     message:
@@ -56,7 +60,6 @@ rule make_figures:
     resources:
         **LIGHT,
     params:
-        **obeys("make-figures"),
         layout=content(LAYOUT_OF_FIGURES),
         figures=options("--figures", WORKFLOW.figures),
     message:
@@ -91,7 +94,6 @@ rule make_report:
     resources:
         **LIGHT,
     params:
-        **obeys("make-report"),
         layout=content(LAYOUT_OF_REPORT),
         tables=options("--tables", WORKFLOW.tables),
         compare=options("--compare", WORKFLOW.compare),
@@ -110,7 +112,6 @@ rule make_report:
         add --latency {input.latencies:q}
         vixml make-report "${{folders[@]}}" {params.tables} \
             {params.compare} {params.side_by_side} --name={params.name:q} --description={params.description:q} \
-            --command="$VIXML_COMMAND" \
             --configfile="$VIXML_CONFIGFILE" --out "$(dirname {output.manifest:q})" --config-dir "$VIXML_CONFIG_DIR" 2>&1 | logged {log:q}
         cp "$(dirname {output.manifest:q})"/report.html {output.page:q}
         """
@@ -120,7 +121,7 @@ rule make_tuning:
     """Compare runs on held-out train queries, to choose their settings."""
     input:
         scores=held_out("score"),
-        # Their settings and diagnostics are printed, too.
+        # The table also shows their settings and diagnostics.
         models=held_out("train"),
     output:
         report(
@@ -133,8 +134,6 @@ rule make_tuning:
     localrule: True
     resources:
         **LIGHT,
-    params:
-        **obeys("make-tuning"),
     message:
         "Write the table of tuning"
     shell:

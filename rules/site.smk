@@ -6,7 +6,7 @@ from snakemake.settings.types import DeploymentMethod
 
 from vixml.check.doctor import explain_lock, mend_rwlock, require_array, require_conda, require_slurm, require_tracked
 
-# Before Snakemake refuses. A job that a batch system starts on another node sees the lock of the process that waits for it.
+# Explain the lock before Snakemake refuses to run. A job that a batch system starts sees the lock of the process that waits for it.
 if not {"--mode", "-n", "--dry-run", "--dryrun"} & set(sys.argv):
     if MENDED := mend_rwlock(Path.cwd()):
         print(MENDED, file=sys.stderr)
@@ -14,24 +14,24 @@ if not {"--unlock", "--nolock", "--mode", "-n", "--dry-run", "--dryrun"} & set(s
     if LOCKED := explain_lock(Path.cwd()):
         print(LOCKED, file=sys.stderr)
 
-# DVC tracks folders below `results`. It would find out at the end that there is nothing in them.
+# DVC tracks folders below `results`. Without this check, it would notice only at the end that they are empty.
 if "DVC_STAGE" in os.environ:
     with one_message():
         require_tracked(Path(RESULTS), Path(PAGES) if WORKFLOW.pages else None)
 
-# Before Snakemake calls conda, which it does before `onstart`.
+# This check must come before Snakemake calls conda, which it does before `onstart`.
 if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
     with one_message():
         require_conda()
 
 
 def check_site():
-    """Refuse what SLURM could never run: none there, no such partition, arrays that never fill. Jobs do not ask again."""
+    """Refuse what SLURM could never run: a missing SLURM or partition, or arrays that never fill. Jobs skip this check."""
     if workflow.executor_plugin is None or workflow.executor_plugin.name != "slurm":
         return check_machine(here=True)
     settings = workflow.executor_settings
     jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
-    # The rules whose jobs are submitted as arrays.
+    # Rules whose jobs are submitted as arrays.
     arrays = set((settings.array_jobs or "").replace(";", ",").replace(" ", "").split(","))
     arrays = {job.rule.name for job in jobs} if "all" in arrays else arrays
     with one_message():
@@ -44,18 +44,18 @@ def check_site():
 
 
 def check_machine(here):
-    """Refuse, before hours of work, what this machine, its network or an account could not do (`vixml preflight`)."""
+    """Before hours of work, refuse what this machine, its network or an account could not do (`vixml preflight`)."""
     needed = {"train_model": [], "predict_labels": []}
+    # Of what was asked for, not of the whole configuration.
     for job in workflow.dag.needrun_jobs():
-        needed.get(job.rule.name, []).append(job.wildcards_dict)
+        if job.rule.name in needed:
+            names = job.wildcards
+            needed[job.rule.name].append((names.dataset, names.run, int(names.seed)))
     if WITH_GPU and needed["train_model"]:
         from vixml.check.preflight import preflight, refuse
 
-        # Of what was asked for, not of the whole configuration.
-        trainings = [Job(PROJECT, "train", names) for names in needed["train_model"]]
-        asked = [(names["dataset"], names["run"], int(names["seed"])) for names in needed["predict_labels"]]
         with one_message():
-            refuse(preflight(PROJECT, WORKFLOW, trainings, asked, gpu=here, here=here))
+            refuse(preflight(PROJECT, WORKFLOW, needed["train_model"], needed["predict_labels"], gpu=here, here=here))
 
 
 def at_once(job):

@@ -2,8 +2,8 @@
 #
 # REQUIRED INPUTS: results/data/{dataset}/corpus and tokens; results/models/{model}; for runs with images
 #   results/data/{dataset}/embeddings/{vision}.
-# OUTPUTS: results/runs/{dataset}/{run}/seed{seed}/model. A run of 0 epochs has one too: its "trained" model is the
-#   published checkpoint. A run that reuses another's model has none of its own.
+# OUTPUTS: results/runs/{dataset}/{run}/seed{seed}/model. A run of 0 epochs has a model, too: the published checkpoint. A run
+#   that reuses the model of another run has none.
 #   results/runs/{dataset}/{run}/seed{seed}/checkpoint exists while a training is unfinished.
 #   .../seed{seed}/index; .../seed{seed}/latency, for the runs of `latencies`.
 
@@ -11,7 +11,7 @@ PROCESSES = WORKFLOW.processes_per_training
 
 
 rule train_model:
-    """Train one run with one seed; interrupted, it resumes from its checkpoint."""
+    """Train one run with one seed; after an interruption, resume from its checkpoint."""
     input:
         unpack(reads("train")),
     output:
@@ -22,8 +22,6 @@ rule train_model:
         **heavy("train", PROCESSES),
         processes=PROCESSES,
         own_threads=lambda wildcards, threads: -(-threads // PROCESSES),
-    params:
-        **obeys("train"),
     message:
         "Train {wildcards.run} on {wildcards.dataset}, seed {wildcards.seed}"
     shell:
@@ -42,8 +40,6 @@ rule build_index:
     threads: THREADS.train
     resources:
         **heavy("index"),
-    params:
-        **obeys("build-index"),
     message:
         "Encode queries and labels of {wildcards.dataset} with {wildcards.run}, seed {wildcards.seed}"
     shell:
@@ -62,8 +58,6 @@ rule measure_latency:
     threads: all_cores
     resources:
         **heavy("index") | {"runtime": 60},
-    params:
-        **obeys("measure-latency"),
     message:
         "Time a query of {wildcards.dataset} with {wildcards.run}"
     shell:

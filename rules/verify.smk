@@ -1,7 +1,7 @@
-# The end of each call: check that everything requested exists, is up to date and complete; otherwise fail and say what is not.
+# The end of each call: check that everything requested exists, is up to date and complete; otherwise fail and list what is not.
 #
 # REQUIRED INPUTS: constants of rules/common.smk; rules/display.smk; Snakemake's own graph of jobs.
-# OUTPUTS: none; the check follows Snakemake's own `execute`, since Snakemake skips `onsuccess` when there is nothing to do.
+# OUTPUTS: none; the check runs after Snakemake's own `execute`, because Snakemake skips `onsuccess` if there is nothing to do.
 from snakemake.settings.types import RerunTrigger
 
 from vixml.provenance import not_whole
@@ -33,19 +33,19 @@ workflow.execute = verified(workflow.execute)
 def left_out():
     """Check again which jobs Snakemake finds necessary, after those that have run."""
     dag = workflow.dag
-    workflow.persistence._clear_cache()  # it holds "no record" of the job that ended last (Snakemake 9.27)
+    workflow.persistence._clear_cache()  # it still contains "no record" for the job that ended last (Snakemake 9.27)
     workflow.async_run(dag.update_needrun())
     jobs = [f"{job.rule.name} ({dag.reason(job)})" for job in dag.needrun_jobs() if job.output]
     return several("jobs were left out", jobs, "the same command again")
 
 
 def missing(wanted):
-    """Check that what was asked for exists."""
+    """Check that the requested files exist."""
     return several("files are missing", sorted(f for f in wanted if not Path(f).exists()), "the same command again")
 
 
 def altered(wanted):
-    """Check that the files of each folder that was asked for exist with the size that its manifest states."""
+    """Check that the files of each requested folder exist with the size that its manifest states."""
     folders = sorted({Path(file).parent for file in wanted if (Path(file).parent / MANIFEST).exists()})
     wrong = {folder: names for folder in folders if (names := not_whole(folder))}
     return several(
@@ -56,9 +56,9 @@ def altered(wanted):
 
 
 def unrecorded():
-    """Check that Snakemake has a record of how each result was made; otherwise nobody knows whether it is up to date."""
+    """Check that Snakemake has a record of how each result was made; without it, the result may be out of date."""
     version_of = workflow.persistence.record_format_version
-    # A raw file is known by its hash, which each stage that reads it checks.
+    # A raw file is identified by its hash, which each stage that reads it checks.
     made = [file for job in workflow.dag.jobs if job.rule.name != "fetch_source" for file in job.output]
     return several(
         "results have no record of how they were made",
@@ -69,14 +69,14 @@ def unrecorded():
 
 
 def several(what, names, hint):
-    """Return a message on several things that are wrong, in a list; nothing if there are none."""
+    """Return a list with one message about several things that are wrong; an empty list if there are none."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     message = VixmlError(f"{len(names)} {what}", found=", ".join(names[:3]) + more, hint=hint)
     return [str(message)] if names else []
 
 
 def limiting_options():
-    """Return the options of this call that keep Snakemake from finding all that is out of date."""
+    """Return the options of this call that keep Snakemake from finding everything that is out of date."""
     all_triggers = {RerunTrigger.MTIME, RerunTrigger.PARAMS, RerunTrigger.INPUT, RerunTrigger.CODE}
     given = {
         "--allowed-rules": workflow.dag_settings.allowed_rules,
@@ -87,7 +87,7 @@ def limiting_options():
 
 
 def show_results(wanted):
-    """Print where the results are that this call made or found up to date."""
+    """Print the paths of the results that this call made or found up to date."""
     own = "" if CONFIG_DIR == "config" else f" --config-dir {shlex.quote(CONFIG_DIR)}"
     if own or WORKFLOW.tables != type(WORKFLOW).model_fields["tables"].default:
         own += "".join(f" --tables {shlex.quote(name)}" for name in WORKFLOW.tables)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import statistics
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from vixml.files import read_json
 from vixml.models.packing import Sequences
 from vixml.plan.assumptions import ARCHITECTURES
 from vixml.ragged import Ragged
+from vixml.training.all_labels import Candidates
 from vixml.training.batches import EpochBatches, TrainingSet
 from vixml.training.train import train_step
 
@@ -84,6 +86,40 @@ def test_the_page_shows_the_trials_of_training():
     gained = label_vectors.gains(pairs[0], base, "precise").mean(axis=1)
     found = [pairs[0]["found"]["precise"][name] - base["found"]["precise"][name] for name in ("P@1", "P@5")]
     np.testing.assert_allclose(gained, [*found, sum(found)])
+
+
+def test_gains_of_a_linear_weight_are_paired_by_query():
+    import linear_weight
+
+    hits = np.random.default_rng(0).random((len(linear_weight.WEIGHTS), 5, 2))
+    order = {weights: number for number, weights in enumerate(linear_weight.WEIGHTS)}
+    found = linear_weight.gains(lambda how: hits[order[how.lexical_weight, how.ridge.linear_weight]], 0.3)
+    for (p1, p5, gain, error), of in zip(found, hits, strict=True):
+        differences = [100 * (sum(one) - sum(base)) for one, base in zip(of, hits[0], strict=True)]
+        assert (p1, p5) == pytest.approx((100 * np.mean(of[:, 0]), 100 * np.mean(of[:, 1])))
+        assert gain == pytest.approx(statistics.mean(differences))
+        assert error == pytest.approx(statistics.stdev(differences) / 5**0.5)
+
+
+def test_a_binary_loss_equals_a_double_loop():
+    import training_trials
+
+    rng = np.random.default_rng(0)
+    queries, vectors = (rng.standard_normal((n, 3)).astype(np.float32) for n in (2, 5))
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    labels, pairs = np.array([0, 2, 4]), np.array([[0, 0], [1, 1], [1, 2]])
+    batch = SimpleNamespace(candidates=Candidates(labels, pairs))
+    training = SimpleNamespace(
+        model=SimpleNamespace(vectors=torch.from_numpy(vectors)), config=RunConfig(method="all-labels")
+    )
+    expected = 0.0
+    for row, query in enumerate(queries):
+        for column, label in enumerate(labels):
+            score = query @ vectors[label] / np.linalg.norm(vectors[label]) / 0.1 + np.log(3 / 3)
+            true = [row, column] in pairs.tolist()
+            expected += np.log1p(np.exp(-score if true else score)) / 3
+    found, _ = training_trials.binary_loss(training, batch, torch.from_numpy(queries), None)
+    assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("folds", [False, True])

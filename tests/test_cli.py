@@ -9,12 +9,16 @@ import shlex
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
+from typing import get_args
 
 import pytest
 import typer.main
 import yaml
 
 from vixml import cli
+from vixml.cli import fitting
+from vixml.config.run import Inference
 from vixml.errors import MACHINE, VixmlError, machine_error
 from vixml.provenance import stage
 from vixml.stages import PLACES, STAGES
@@ -32,6 +36,14 @@ def test_help_names_every_command():
     assert done.returncode == 0
     for name in COMMANDS:
         assert name in done.stdout
+
+
+def test_predict_names_every_kind_of_search_and_of_model(capsys):
+    assert cli.main(["predict", "--help"]) == 0
+    shown = capsys.readouterr().out
+    searches = get_args(Inference.model_fields["index"].annotation)
+    names = [*searches, "votes", "popularity", "linear", "PECOS", "napkinXC"]
+    assert [name for name in names if name not in shown] == []
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -98,9 +110,23 @@ def test_version():
 def test_bad_input_is_one_block_and_status_2(tmp_path):
     done = run("download", "no-such", "--raw", str(tmp_path))
     assert done.returncode == 2
-    assert done.stderr.startswith("\nerror: unknown key 'no-such'")
+    assert done.stderr.startswith("\nerror: unknown source 'no-such'")
     assert "where:" in done.stderr and "what now:" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["train", "predict", "score"])
+def test_a_wrong_dataset_is_named_before_the_run(tmp_path, capsys, command):
+    assert cli.main([command, "pictoo", "vixml-minilm-l3", "--results", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "unknown dataset 'pictoo'" in said and "datasets.yaml" in said and "did you mean 'picto'?" in said
+    assert cli.main([command, "picto", "vixml-minilm-3", "--results", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "unknown run 'vixml-minilm-3'" in said and "did you mean 'vixml-minilm-l3'?" in said
+    assert cli.main(["score", "picto", "theirs", "--predictions", str(tmp_path), "--results", str(tmp_path)]) == 2
+    assert "an input of `score` is missing: corpus" in capsys.readouterr().err, "predictions may be of any run"
+    assert cli.main(["pack", "pictoo", "--results", str(tmp_path)]) == 2
+    assert "unknown dataset 'pictoo'" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -171,6 +197,44 @@ def test_refusals_and_full_disks_are_explained(failing, capsys):
 def test_an_interrupt_is_130(failing, capsys):
     assert failing(KeyboardInterrupt()) == 130
     assert "run the same command again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("error", "said"), [(KeyboardInterrupt(), cli.INTERRUPTED + "\n"), (SystemExit(130), "")])
+def test_a_command_that_has_said_how_to_resume_has_no_line_more(monkeypatch, capsys, error, said):
+    app = typer.Typer(pretty_exceptions_enable=False)
+
+    @app.command()
+    def work() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", app)
+    before = signal.getsignal(signal.SIGTERM)
+    assert cli.main([]) == 130 and capsys.readouterr().err == said
+    signal.signal(signal.SIGTERM, before)
+
+
+# In place of Snakemake, which Ctrl-C reaches, too: it takes longer to end than Python waits by itself.
+ENDS = """\
+#!{python} -IS
+import os, signal, sys, time
+os.kill(os.getppid(), signal.SIGINT)
+time.sleep(0.4)
+sys.exit({status})
+"""
+
+
+@pytest.mark.parametrize(("status", "error"), [(130, SystemExit), (1, KeyboardInterrupt)])
+def test_an_interrupted_fit_leaves_the_last_word_to_snakemake(tmp_path, monkeypatch, status, error):
+    program = tmp_path / "python"
+    program.write_text(ENDS.format(python=sys.executable, status=status))
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(fitting, "warm_programs", lambda: nullcontext(""))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background may have it ignored
+    with pytest.raises(error) as caught:
+        fitting._run(tmp_path / "shop.yaml", None, [])
+    signal.signal(signal.SIGINT, before)
+    assert caught.type is error and getattr(caught.value, "code", 130) == 130
 
 
 def test_defects_keep_their_stack_trace(failing):

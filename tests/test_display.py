@@ -8,7 +8,8 @@ import logging
 import pytest
 from rich.console import Console
 
-from vixml.display import FAILED, VARIABLE, Display, Interruption, last_lines, shown, wanted
+from vixml.display import FAILED, VARIABLE, WARNED, Display, Interruption, display_jobs, last_lines, wanted
+from vixml.progress import warn
 
 
 def event(message: str | None = None, level: int = logging.INFO, **fields: object) -> logging.LogRecord:
@@ -89,8 +90,55 @@ def test_a_failed_job_is_shown_in_full(display, tmp_path):
     assert len(drawn(display)) == 1
 
 
+WARNINGS = """\
+training: 1/9
+WARNING: a label looks
+  like a list
+training: 2/9\rWARNING a seed 0: epoch 1: the run has collapsed
+done
+  in a second
+"""
+
+
+def test_the_warnings_of_a_job_are_printed_when_it_ends(display, tmp_path, capsys):
+    log = tmp_path / "log"
+    log.write_text(WARNINGS)
+    begin(display, 2, "Train a run", str(log))
+    assert printed(display) == ""
+    display.emit(event(event="job_finished", job_id=2))
+    assert printed(display) == (
+        "Train a run:\nWARNING: a label looks\n  like a list\nWARNING a seed 0: epoch 1: the run has collapsed\n"
+        f"log: {log}\n"
+    )
+    warn("first\nsecond")
+    assert capsys.readouterr().err == "WARNING: first\n  second\n"
+
+
+def test_many_warnings_of_a_job_are_counted(display, tmp_path):
+    (tmp_path / "log").write_text("WARNING a seed 0: collapsed\n" * (WARNED + 7))
+    begin(display, 2, "Train a run", str(tmp_path / "log"))
+    display.emit(event(event="job_finished", job_id=2))
+    assert printed(display).count("collapsed") == WARNED and "... and 7 more lines\n" in printed(display)
+
+
+def test_a_failed_job_repeats_the_warnings_before_its_last_lines(display, tmp_path):
+    (tmp_path / "log").write_text("WARNING: early\n" + "line\n" * FAILED + "WARNING: late\n")
+    begin(display, 2, "Train a run", str(tmp_path / "log"))
+    display.emit(event(event="job_error", jobid=2, rule_name="train_model"))
+    assert printed(display).count("WARNING: early") == 1 == printed(display).count("WARNING: late")
+
+
+def test_an_interrupted_job_repeats_its_warnings(tmp_path, capsys):
+    (tmp_path / "log").write_text("WARNING: not resumed\n")
+    with pytest.raises(KeyboardInterrupt), display_jobs(dict, {}) as display:
+        begin(display, 2, "Train a run", str(tmp_path / "log"))
+        raise KeyboardInterrupt
+    assert "Train a run:\nWARNING: not resumed\n" in capsys.readouterr().err
+
+
 def test_warnings_and_errors_are_printed_and_nothing_else(display):
     display.emit(event("Select jobs to execute..."))
+    display.emit(event(None, logging.ERROR, event="group_error"))
     display.emit(event("a profile is old", logging.WARNING))
     display.emit(event("no rule makes [x]", event="error"))
     assert printed(display) == "a profile is old\nno rule makes [x]\n"
@@ -102,7 +150,7 @@ def test_snakemakes_own_lines_return_afterwards():
     usual.name = "DefaultStreamHandler"
     logger.addHandler(usual)
     try:
-        with pytest.raises(KeyboardInterrupt), shown(dict, environment):
+        with pytest.raises(KeyboardInterrupt), display_jobs(dict, environment):
             assert environment == {VARIABLE: "1"} and usual not in logger.handlers
             raise KeyboardInterrupt
         assert environment == {} and usual in logger.handlers

@@ -49,6 +49,13 @@ def test_pages_that_the_code_names_exist():
     assert named and not {name for name in named if not (ROOT / name).exists()}
 
 
+def test_docstrings_begin_with_a_verb_or_a_noun():
+    pattern = re.compile(r'^ *r?"""\s*((?:How|What|When|Where|Whether|Which|Who|Why)\b.*)', re.MULTILINE)
+    files = [*ROOT.glob("src/**/*.py"), *ROOT.glob("benchmarks/**/*.py")]
+    assert not [(path, line) for path in files for line in pattern.findall(path.read_text(encoding="utf-8"))]
+    assert pattern.search('def f():\n    """What it does."""')
+
+
 def test_the_page_on_design_names_every_package_and_ground_module_once_and_no_other():
     named = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/design.md").read_text(encoding="utf-8"), re.MULTILINE)
     source = ROOT / "src/vixml"

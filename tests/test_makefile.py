@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -114,3 +116,35 @@ def test_an_environment_of_an_unfit_python_is_made_again(here):
     (here.root / ".venv/bin").mkdir(parents=True)
     (here.root / ".venv/bin/python").symlink_to("/no/such/python")
     assert "3.11 runs -m pip" in here.make("install").stdout
+
+
+# Ends as rules/display.smk does: in order, after two lines.
+INTERRUPTED = """\
+import os, signal, sys
+signal.signal(signal.SIGINT, lambda *_: sys.exit(print("kept\\nresume") or 130))
+print(os.getpid(), flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_interrupted_demo_ends_with_the_lines_of_snakemake(here, whole):
+    (here.root / ".venv/bin").mkdir(parents=True)
+    (here.root / ".venv/bin/activate").write_text(
+        "snakemake() { " + shlex.join([sys.executable, "-c", INTERRUPTED]) + "; }\n"
+    )
+    process = subprocess.Popen(
+        [shutil.which("make"), "--old-file", "install", "demo"], cwd=here.root, env={"PATH": str(here.root / "bin")}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background may have it ignored
+    )  # fmt: skip
+    snakemake = int(next(line for line in process.stdout if line.strip().isdecimal()))
+    (os.killpg if whole else os.kill)(process.pid if whole else snakemake, signal.SIGINT)
+    said = process.stdout.read()
+    status = process.wait()
+    if whole:  # as Ctrl-C does
+        assert said == "kept\nresume\n" and status == -signal.SIGINT
+    else:
+        assert said.startswith("kept\nresume\nmake: ***") and status == 2, (
+            "make was not interrupted, so it has to say why it ends"
+        )

@@ -96,5 +96,5 @@ def test_another_format_is_refused(folder):
 def test_a_header_without_its_sizes_is_one_clear_error(folder, odd):
     header = read_json(folder / "header.json") | {"n_cols": odd}
     (folder / "header.json").write_text(json.dumps(header))  # also what is no JSON
-    with pytest.raises(VixmlError, match="lacks a size"):
+    with pytest.raises(VixmlError, match="not a number of columns"):
         Ragged.load(folder)

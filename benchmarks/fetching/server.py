@@ -92,7 +92,7 @@ class Protocol(asyncio.Protocol):
 
 
 class Server:
-    """What all connections share.
+    """State that all connections share.
 
     Args:
         delay: mean seconds before an answer.

@@ -6,12 +6,12 @@ three tile sets. docs/dataset.md walks through it.
     python examples/cataclysm/convert.py GAME/usr/share/games/cataclysm-dda results/raw/cataclysm
 
 Rules:
-- Of several alternatives for one component (nails or screws) the first counts, the one that the game shows first;
-  ``--alternatives all`` counts them all. A reference to a list of requirements is followed. Tools do not count.
-- Recipes of one item are united. Obsolete recipes, and results that are no item (buildings), are left out.
-- An item or recipe inherits missing entries from the one under ``copy-from``.
-- Other sizes of one garment (``xl_``, ``xs_``) are left out: nearly the same item would be in train and in test.
-- Sprites: the item's tile, else the tile of what it ``looks_like``. A sprite is enlarged, pixel by pixel, to about 96.
+- Of several alternatives for one component (nails or screws), only the one that the game shows first counts;
+  ``--alternatives all`` counts all of them. References to lists of requirements are followed. Tools do not count.
+- Recipes for the same item are merged. Obsolete recipes, and results that are not items (buildings), are left out.
+- An item or recipe inherits missing entries from the one named under ``copy-from``.
+- Other sizes of a garment (``xl_``, ``xs_``) are left out, because nearly the same item would be in both train and test.
+- An item's sprite is its own tile, or else the tile of what it ``looks_like``. Sprites are enlarged, pixel by pixel, to about 96.
 """
 
 from __future__ import annotations

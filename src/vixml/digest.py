@@ -99,11 +99,8 @@ def modules_of(entry: str, root: Path = ROOT) -> list[str]:
 
 def _left_out(name: str, root: Path) -> bool:
     # The __init__ of the package holds the version, which every manifest records.
-    package = root.name
-    names = [package + full.removeprefix("vixml") for full in LEFT_OUT]
-    if name in [package + full.removeprefix("vixml") for full in KEPT]:
-        return False
-    return name == package or any(name == other or name.startswith(other + ".") for other in names)
+    known = "vixml" + name.removeprefix(root.name)
+    return known not in KEPT and (known == "vixml" or f"{known}.".startswith(tuple(f"{one}." for one in LEFT_OUT)))
 
 
 @cache
@@ -112,10 +109,7 @@ def _file_of(name: str, root: Path) -> Path | None:
     if package != root.name:
         return None
     base = root.joinpath(*rest.split(".")) if rest else root
-    for path in (base / "__init__.py", base.with_suffix(".py")):
-        if path.is_file():
-            return path
-    return None
+    return next((path for path in (base / "__init__.py", base.with_suffix(".py")) if path.is_file()), None)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Show a running workflow on a terminal: one bar for all jobs, one line per running job, problems in full.
+"""Show a running workflow on a terminal: one bar for all jobs, one line per running job, warnings and problems in full.
 
 Without a terminal, with ``NO_COLOR`` or ``CI`` set, or with ``--verbose`` or ``--printshellcmds``, Snakemake prints its plain
 lines. The output of each job is in its log either way.
@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,6 +28,7 @@ VARIABLE = "VIXML_DISPLAY"
 INTERRUPTED = "on user request"
 TAIL = 4096  # bytes of a log that are looked at
 FAILED = 30  # lines of a failed job's log that are shown
+WARNED = 10  # lines of a job's warnings that are shown: a collapsed run warns after each epoch
 STEPS = re.compile(r": (\d+)/(\d+)")
 
 
@@ -58,22 +59,31 @@ class Display(logging.Handler):
         if event == "run_info":
             self.weights = self.jobs()
         elif event == "job_info":
-            self.running[record.jobid] = (
-                record.rule_msg or record.rule_name,
-                next(iter(record.log), ""),
-                time.monotonic(),
-            )
+            what = record.rule_msg or record.rule_name
+            self.running[record.jobid] = (what, next(iter(record.log), ""), time.monotonic())
             self.live.refresh()  # a short job shows, too
         elif event == "job_finished":
-            self.running.pop(record.job_id, None)
+            what, log, _ = self.running.pop(record.job_id, ("", "", 0.0))
             self.done.add(record.job_id)
+            self.repeat_warnings(what, log)
         elif event == "job_error":
             what, log, _ = self.running.pop(record.jobid, (record.rule_name, "", 0.0))
+            last = last_lines(log, FAILED)
+            self.repeat_warnings(what, log, last)
             self.console.print(Text(f"Failed: {what}", style="bold red"))
-            self.console.print(Text("\n".join(last_lines(log, FAILED)) or "it left no log"), soft_wrap=True)
+            self.console.print(Text("\n".join(last) or "it left no log"), soft_wrap=True)
             self.console.print(Text(f"log: {log}", style="dim"), soft_wrap=True)
-        elif record.levelno >= logging.WARNING or event == "error":
+        elif record.msg and (record.levelno >= logging.WARNING or event == "error"):
             self.console.print(Text(record.getMessage(), style="yellow"), soft_wrap=True)
+
+    def repeat_warnings(self, what: str, log: str, told: Sequence[str] = ()) -> None:
+        """Print the warnings of a job, which has written them to its log alone, but for lines that are printed anyway."""
+        found = [line for line in warnings_in(log) if line not in told]
+        if len(found) > WARNED:
+            found[WARNED:] = [f"... and {len(found) - WARNED} more lines"]
+        if found:
+            self.console.print(Text("\n".join([f"{what}:", *found]), style="yellow"), soft_wrap=True)
+            self.console.print(Text(f"log: {log}", style="dim"), soft_wrap=True)
 
     def draw(self) -> Group:
         """Return the bar and the lines of the running jobs."""
@@ -103,7 +113,7 @@ class Display(logging.Handler):
 
 
 @contextmanager
-def shown(
+def display_jobs(
     jobs: Callable[[], dict[int, float]], environment: dict[str, str] | os._Environ[str] = os.environ
 ) -> Iterator[Display]:
     """Show the jobs of a workflow while a ``with`` block runs them."""
@@ -122,6 +132,8 @@ def shown(
         logger.removeHandler(display)
         for handler in muted:
             logger.addHandler(handler)
+        for what, log, _ in display.running.values():  # of an interrupted workflow
+            display.repeat_warnings(what, log)
 
 
 class Interruption(logging.Handler):
@@ -150,5 +162,26 @@ def last_lines(log: Path | str, n: int) -> list[str]:
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return []
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.replace("\r", "\n"))
-    return [line.rstrip() for line in plain.splitlines() if line.strip()][-n:]
+    return [line.rstrip() for line in _plain(text.replace("\r", "\n")).splitlines() if line.strip()][-n:]
+
+
+def warnings_in(log: Path | str) -> list[str]:
+    """Return the lines of a log's warnings (:func:`vixml.progress.warn`): further lines of one are indented.
+
+    Example:
+        >>> warnings_in("/no/such/file")
+        []
+    """
+    found, within = [], False
+    try:
+        with open(log, encoding="utf-8", errors="replace") as file:  # each state of a progress bar is a line, too
+            for line in map(_plain, file):
+                within = line.startswith("WARNING") or (within and line.startswith("  "))
+                found += [line.rstrip()] * within
+    except OSError:
+        return []
+    return found
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)

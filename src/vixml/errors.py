@@ -31,40 +31,22 @@ class VixmlError(Exception):
     """
 
     def __init__(
-        self,
-        what: str,
-        *,
-        where: object = None,
-        found: object = None,
-        expected: object = None,
-        hint: str | None = None,
+        self, what: str, *, where: object = None, found: object = None, expected: object = None, hint: str | None = None
     ) -> None:
         self.what, self.where, self.found, self.expected, self.hint = what, where, found, expected, hint
         super().__init__(what)
 
     def __str__(self) -> str:
-        lines = [self.what]
-        for name, value in (
-            ("where", self.where),
-            ("found", self.found),
-            ("expected", self.expected),
-            ("what now", self.hint),
-        ):
-            if value is not None:
-                lines.append(f"  {name + ':':<9} {value}")
-        return shown("\n".join(lines))
+        parts = {"where": self.where, "found": self.found, "expected": self.expected, "what now": self.hint}
+        lines = [f"  {name + ':':<9} {value}" for name, value in parts.items() if value is not None]
+        return shown("\n".join([self.what, *lines]))
 
 
 def expect_equal(found: object, expected: object, what: str, *, where: object, hint: str | None = None) -> None:
-    """Check that two values are equal.
-
-    Args:
-        found: a value, or a text such as ``"3 images"``.
-        expected: its expected value.
-        what, where, hint: of the error, as in :class:`VixmlError`.
+    """Check that two values, or texts such as ``"3 images"``, are equal.
 
     Raises:
-        VixmlError: they differ.
+        VixmlError: they differ; the arguments are as in :class:`VixmlError`.
     """
     if found != expected:
         raise VixmlError(what, where=where, found=found, expected=expected, hint=hint)
@@ -87,11 +69,8 @@ def reading(what: str, where: object, *, expected: object = None, hint: str | No
     For libraries that raise errors of many kinds; one in Rust (tokenizers, safetensors) may panic, which is no ``Exception``.
     Running out of memory and errors of the machine pass through: they say nothing about the file.
 
-    Args:
-        what, where, expected, hint: of the error, as in :class:`VixmlError`.
-
     Raises:
-        VixmlError: the block raised an error.
+        VixmlError: the block raised an error; the arguments are as in :class:`VixmlError`.
     """
     try:
         yield

@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +87,8 @@ def sweep(out: Path) -> None:
     Of another machine or container, nothing tells whether a process runs: there age decides (:data:`ABANDONED`).
     """
     prefix = _prefix(out)
-    try:
-        beside = list(out.parent.iterdir())
-    except (PermissionError, FileNotFoundError):  # a folder that may be written but not listed; or none
-        return
-    for left in beside:
-        if not left.name.startswith(f".tmp-{out.name}-"):
-            continue
+    # Nothing of a folder that may be written but not listed, or of none.
+    for left in out.parent.glob(f".tmp-{escape(out.name)}-*"):
         pid = left.name.removeprefix(prefix).split("-", 1)[0]
         own = left.name.startswith(prefix) and pid.isdecimal()
         if (not psutil.pid_exists(int(pid))) if own else _abandoned(left):
@@ -238,40 +234,18 @@ def read_json(path: Path | str, *, finite: bool = False) -> Any:
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        found = f"byte 0x{error.object[error.start]:02x} at {error.start}"
-        raise VixmlError(
-            "not a JSON file in UTF-8", where=path, found=found, hint="delete it and run snakemake again"
-        ) from error
-    except FileNotFoundError as error:
-        raise VixmlError(
-            "a file that this stage reads is missing",
-            where=path,
-            hint="run the stage that writes it: snakemake builds it by itself",
-        ) from error
-    try:
         return parse_json(text) if finite else json.loads(text)
-    except json.JSONDecodeError as error:
-        raise VixmlError(
-            "not a JSON file",
-            where=f"{path}:{error.lineno}",
-            found=error.msg,
-            hint="delete it and run snakemake again; it is generated",
-        ) from error
-    except (ValueError, RecursionError) as error:  # a number of 10,000 digits, 10,000 brackets
-        found = f"{type(error).__name__}: {error}"[:200]
-        raise VixmlError(
-            "not a JSON file", where=path, found=found, hint="delete it and run snakemake again"
-        ) from error
+    except FileNotFoundError as error:
+        hint = "run the stage that writes it: snakemake builds it by itself"
+        raise VixmlError("a file that this stage reads is missing", where=path, hint=hint) from error
+    except (ValueError, RecursionError) as error:  # another encoding, a number of 10,000 digits, 10,000 brackets
+        where = f"{path}:{error.lineno}" if isinstance(error, json.JSONDecodeError) else path
+        found, hint = f"{type(error).__name__}: {error}"[:200], "delete it and run snakemake again; it is generated"
+        raise VixmlError("not a JSON file in UTF-8", where=where, found=found, hint=hint) from error
 
 
 def read_header(path: Path | str, form: str, kind: str) -> dict[str, Any]:
-    """Read the JSON header of a folder and check its ``format``.
-
-    Args:
-        path: the header's file.
-        form: the format that this version reads.
-        kind: what the folder holds, for the error, e.g. ``"an image store"``.
+    """Read the JSON header of a folder and check that its ``format`` is ``form``; ``kind``: e.g. ``"an image store"``.
 
     Raises:
         VixmlError: missing, not JSON, or of another format.
@@ -298,7 +272,7 @@ def load_array(path: Path | str, *, mmap: bool = True) -> np.ndarray:
     path = Path(path)
     try:
         # An empty file cannot be mapped, so empty arrays are read instead.
-        array = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
+        return np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
     except FileNotFoundError as error:
         raise VixmlError("an array is missing", where=path, hint="run the stage that writes it") from error
     except OSError:
@@ -306,14 +280,8 @@ def load_array(path: Path | str, *, mmap: bool = True) -> np.ndarray:
     except Exception as error:  # a damaged header raises errors of Python's tokenizer, and of memory for absurd shapes
         if mmap and "empty" in str(error):
             return load_array(path, mmap=False)
-        raise VixmlError(
-            "not a whole .npy file",
-            where=path,
-            found=str(error),
-            expected="a NumPy array of numbers",
-            hint="delete its folder and run snakemake again",
-        ) from error
-    return array
+        what, hint = "not a whole .npy file", "delete its folder and run snakemake again"
+        raise VixmlError(what, where=path, found=str(error), expected="a NumPy array of numbers", hint=hint) from error
 
 
 def sha256_file(path: Path | str) -> str:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from vixml.errors import VixmlError
@@ -92,12 +92,10 @@ def lease(n: int = 1, say: Callable[[str], object] = lambda line: print(line, fi
     until, told = time.monotonic() + PATIENCE, False
     while True:
         taken = [(name, unique, lock) for name, unique in cards if (lock := _take(unique)) is not None]
-        for _, _, lock in taken[n:]:
+        for _, _, lock in taken[n:] if len(taken) >= n else taken:
             os.close(lock)
         if len(taken) >= n:
             break
-        for _, _, lock in taken:
-            os.close(lock)
         busy = "; ".join(f"GPU {name}: {_holder(unique)}" for name, unique in cards)
         if time.monotonic() > until:
             raise VixmlError(
@@ -157,20 +155,18 @@ def _open(unique: str) -> int:
 
 def _take(unique: str) -> int | None:
     """Return a lock on a card that nobody holds, or None. Held shared, so that this job's processes can hold it too."""
-    lock = _open(unique)
-    try:
+    with ExitStack() as stack:
+        lock = _open(unique)
+        stack.callback(os.close, lock)
         with _usable(_path(unique)), suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with suppress(OSError):  # a full disk: then nobody reads who holds it
                 os.truncate(lock, 0)
                 os.write(lock, f"process {os.getpid()}, {' '.join(sys.argv)[:200]}\n".encode())
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            held, lock = lock, -1
-            return held
-        return None
-    finally:
-        if lock >= 0:
-            os.close(lock)
+            stack.pop_all()
+            return lock
+    return None
 
 
 def _share(unique: str) -> None:

@@ -21,7 +21,7 @@ from vixml.progress import warn
 _ABSENT = "absent"
 
 
-def compare(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[bool, str]:
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[bool, str]:
     """Return whether two different identities differ in the code only, and all that differs, as text.
 
     A setting that only one of them has came or went with the code.
@@ -61,14 +61,8 @@ def alone(
 
     On a file system without locks there is none.
 
-    Args:
-        out: what is being made.
-        ending: of :func:`kept_folder`.
-        what: error if another process holds the lock.
-        hint: what its user may do.
-
     Raises:
-        VixmlError: another process holds it.
+        VixmlError: another process holds it; ``what`` and ``hint`` are those of the error.
     """
     path = out.with_name(f".{out.name}-{ending}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +99,7 @@ def kept_folder(out: Path, ending: str, identity: dict[str, Any]) -> Path:
     if kept.exists() and not stamp.exists():  # nothing is in it yet
         shutil.rmtree(kept)
     elif kept.exists() and (found := stamp.read_text()) != name:
-        changed = compare(read_json(described), identity)[1] if described.exists() else "the version of vixml"
+        changed = differences(read_json(described), identity)[1] if described.exists() else "the version of vixml"
         aside = put_aside(kept, found[:8])
         warn(
             f"unfinished work in {kept} is not resumed, since it would lead to another result. Changed: {changed}. It is "

@@ -114,8 +114,7 @@ def verify(folder: Path | str, names: Iterable[str] | None = None) -> dict[str, 
     Raises:
         VixmlError: no manifest, an altered one, or a file that is missing or altered.
     """
-    reading = Reading()
-    return reading.folder(Path(folder), names)
+    return Reading().folder(Path(folder), names)
 
 
 def verify_file(path: Path | str) -> None:
@@ -145,24 +144,16 @@ def check_run(folder: Path, expected: Mapping[str, object], option: str) -> None
         VixmlError: it belongs to another.
     """
     config = read_manifest(folder)["config"]
-    found = {key: config.get(key) for key in expected}
-    if found != expected:
-        raise VixmlError(
-            "this folder belongs to another run",
-            where=f"{option} {folder}",
-            found=" ".join(f"{key} {value}" for key, value in found.items()),
-            expected=" ".join(f"{key} {value}" for key, value in expected.items()),
-            hint="a run with `reuse` reads the index and the model of the run that it names; every other run its own",
-        )
+    found, wanted = (" ".join(f"{key} {of.get(key)}" for key in expected) for of in (config, expected))
+    hint = "a run with `reuse` reads the index and the model of the run that it names; every other run its own"
+    expect_equal(found, wanted, "this folder belongs to another run", where=f"{option} {folder}", hint=hint)
 
 
 def expect_one_origin(described: Mapping[str, Mapping[str, Any]]) -> None:
     """Check that the inputs of a stage that were made from one another are of one making.
 
     After a corpus was built again, its old tokens are whole, and vouched for, but row i of them is another item.
-
-    Args:
-        described: input -> path and digest, of :meth:`Reading.describe`.
+    ``described`` has what :meth:`Reading.describe` returns of each input.
 
     Raises:
         VixmlError: an input was made, perhaps through others, from a former state of another input.
@@ -208,12 +199,8 @@ class Reading:
         path = Path(path)
         if path.is_dir():
             if not (path / MANIFEST).exists():
-                raise VixmlError(
-                    "an input folder is not complete",
-                    where=path,
-                    found=f"no {MANIFEST}",
-                    hint="run the stage that makes it; snakemake does so by itself",
-                )
+                hint = "run the stage that makes it; snakemake does so by itself"
+                raise VixmlError("an input folder is not complete", where=path, found=f"no {MANIFEST}", hint=hint)
             manifest = self.folder(path, () if named_only else None)
             return {"path": path.as_posix(), "sha256": manifest["outputs_sha256"]}
         if not path.exists():

@@ -67,13 +67,10 @@ def out_of_memory(kind: str, error: BaseException, where: str, smaller: str) -> 
     if room:
         found.append(f"{room[1]} in all, {room[2]} free")
     found.append(f"{asked[1] or asked[2]} more were asked for" if asked else message[:200])
-    return VixmlError(
-        f"out of {kind} memory",
-        where=where,
-        found=", ".join(found),
-        hint=f"{smaller}; then run the same command again: what is finished is kept"
-        + (". `nvidia-smi` shows whether another process holds memory of this GPU" if kind == "GPU" else ""),
-    )
+    hint = f"{smaller}; then run the same command again: what is finished is kept"
+    if kind == "GPU":
+        hint += ". `nvidia-smi` shows whether another process holds memory of this GPU"
+    return VixmlError(f"out of {kind} memory", where=where, found=", ".join(found), hint=hint)
 
 
 def _gpu_name() -> str | None:

@@ -20,8 +20,9 @@ NOTE_SECONDS = 0.5
 
 
 def warn(sentence: str) -> None:
-    """Print a warning that a reader of the job's log must not miss; nothing silences it."""
-    print(f"WARNING: {shown(sentence)}", file=sys.stderr, flush=True)
+    """Print a warning that a reader must not miss; nothing silences it, and the display of a workflow repeats it from the log."""
+    lines = shown(sentence).replace("\n", "\n  ")  # so that it is known where the warning ends
+    print(f"WARNING: {lines}", file=sys.stderr, flush=True)
 
 
 class Quiet:

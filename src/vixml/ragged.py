@@ -180,26 +180,18 @@ class Ragged:
         """Read and check a folder written by :meth:`save`; arrays stay on disk (memory-mapped) by default."""
         folder = Path(folder)
         header = read_header(folder / "header.json", FORMAT, "a ragged array")
-        sizes = {key: header.get(key) for key in ("n_rows", "n_values", "n_cols")}
-        if any(type(value) is not int for value in sizes.values()):
-            hint = "rebuild it; it was altered or cut short"
-            raise VixmlError(
-                "a header lacks a size", where=folder / "header.json", found=sizes, expected="integers", hint=hint
-            )
         extra = {k: v for k, v in header.items() if k not in {"format", "n_rows", "n_values", "n_cols"}}
         values, offsets = load_array(folder / "values.npy", mmap=mmap), load_array(folder / "offsets.npy", mmap=False)
+        hint = "rebuild it; it was altered or cut short"
         try:
-            result = cls(values, offsets, header["n_cols"], extra)
+            result = cls(values, offsets, header.get("n_cols"), extra)
         except VixmlError as error:
-            error.where = folder
+            error.where, error.hint = folder, hint
             raise
-        expect_equal(
-            f"{len(result.offsets) - 1} rows, {len(result.values)} values",
-            f"{header['n_rows']} rows, {header['n_values']} values",
-            "a ragged array does not have the size its header states",
-            where=folder,
-            hint="rebuild it; it was altered or cut short",
-        )
+        found = f"{len(result)} rows, {len(result.values)} values"
+        expected = f"{header.get('n_rows')!r} rows, {header.get('n_values')!r} values"
+        what = "a ragged array does not have the size its header states"
+        expect_equal(found, expected, what, where=folder, hint=hint)
         result.check(folder)
         return result
 
@@ -224,13 +216,9 @@ def expect_ragged(given: object, where: Path | str) -> None:
 
 
 def _no_offsets(lists: Ragged, where: object) -> VixmlError:
-    return VixmlError(
-        "offsets do not describe the values",
-        where=where,
-        found=f"{len(lists.offsets)} offsets for {len(lists.values)} values",
-        expected="ascending, from 0 to the number of values",
-        hint="rebuild the file; it was altered or cut short",
-    )
+    what, found = "offsets do not describe the values", f"{len(lists.offsets)} offsets for {len(lists.values)} values"
+    hint = "rebuild the file; it was altered or cut short"
+    return VixmlError(what, where=where, found=found, expected="ascending, from 0 to the number of values", hint=hint)
 
 
 def _int32(values: np.ndarray, n_cols: int) -> np.ndarray:

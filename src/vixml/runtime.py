@@ -66,13 +66,8 @@ def precision_override() -> str | None:
 def choose_precision(wanted: str, device: torch.device | str, weights: str = "float32") -> str:
     """Return ``fp32``, ``bf16`` or ``fp16``; ``auto`` is resolved by ``VIXML_PRECISION``, else by the device.
 
-    On a GPU that is fp16 (the paper's encoders), or bf16 beside frozen weights in it (its decoders); on processors built for
-    bf16 that; else fp32 (D10).
-
-    Args:
-        wanted: one of the three, or ``auto``.
-        device: where it will be computed.
-        weights: dtype of frozen weights (:attr:`vixml.config.run.Encoder.frozen_weights`).
+    On a GPU that is fp16 (the paper's encoders), or bf16 beside frozen ``weights`` of dtype bfloat16 (its decoders); on
+    processors built for bf16 that; else fp32 (D10).
 
     Raises:
         VixmlError: an unknown precision, or fp16 for frozen weights in bfloat16.
@@ -83,13 +78,9 @@ def choose_precision(wanted: str, device: torch.device | str, weights: str = "fl
         override = precision_override()
         where, hint = f"environment variable {VARIABLE}", f"unset {VARIABLE} for this run, or set it to bf16"
     if override == "fp16" and weights == "bfloat16":
-        raise VixmlError(
-            "frozen weights in bfloat16 cannot be computed with in fp16",
-            where=where,
-            found=override,
-            expected="bf16 or fp32 for this run, whose encoder.weights is bfloat16",
-            hint=hint,
-        )
+        what = "frozen weights in bfloat16 cannot be computed with in fp16"
+        expected = "bf16 or fp32 for this run, whose encoder.weights is bfloat16"
+        raise VixmlError(what, where=where, found=override, expected=expected, hint=hint)
     if override is not None:
         return override
     if _is_gpu(device):
@@ -166,11 +157,8 @@ def find_device(wanted: str) -> torch.device:
         return torch.device("cpu")
     keep_memory_whole()
     # Before CUDA starts. Processes that someone else's torchrun started take the card of their number.
-    if (
-        torch.version.cuda
-        and not torch.cuda.is_initialized()
-        and (LEASED in os.environ or "LOCAL_RANK" not in os.environ)
-    ):
+    ours = LEASED in os.environ or "LOCAL_RANK" not in os.environ
+    if ours and torch.version.cuda and not torch.cuda.is_initialized():
         lease()
     trouble = gpu_trouble()
     if trouble is None:
@@ -206,7 +194,7 @@ def keep_memory_whole() -> None:
 
 @dataclass(frozen=True)
 class GpuTrouble:
-    """Why PyTorch cannot compute on a GPU, and what to do, an imperative clause.
+    """Reason why PyTorch cannot compute on a GPU, and the remedy, an imperative clause.
 
     ``gpu`` and its driver, as far as they are known, are None if there is none, or if the environment hides all of them.
     """
@@ -247,13 +235,10 @@ def gpu_trouble() -> GpuTrouble | None:
         except Exception as error:
             why = [_first_line(error)]
     found = f"torch {torch.__version__} is built for CUDA {torch.version.cuda}: {'; '.join(why) or 'it sees no GPU'}"
+    fix = f"update the driver (`nvidia-smi` names the newest CUDA that it knows), or {INSTALL}"
     if hidden is not None:
-        return GpuTrouble(
-            cards, f"{found} (CUDA_VISIBLE_DEVICES={hidden!r})", "set CUDA_VISIBLE_DEVICES to a GPU of this machine"
-        )
-    return GpuTrouble(
-        cards, found, f"update the driver (`nvidia-smi` names the newest CUDA that it knows), or {INSTALL}"
-    )
+        found, fix = f"{found} (CUDA_VISIBLE_DEVICES={hidden!r})", "set CUDA_VISIBLE_DEVICES to a GPU of this machine"
+    return GpuTrouble(cards, found, fix)
 
 
 def gpu_hardware() -> str | None:
@@ -381,11 +366,9 @@ def batch_workers(wanted: int | None, device: torch.device) -> int:
     if free >= SCARCE:
         return min(4, max(1, torch.get_num_threads() - 1)) if wanted is None else wanted
     if os.environ.get("LOCAL_RANK", "0") == "0":  # the processes of one training share it
-        effect = (
-            "no processes assemble batches, and the GPU waits for them"
-            if wanted is None
-            else f"the {wanted} processes that assemble batches (`training.workers`) may end with a bus error"
-        )
+        effect = "no processes assemble batches, and the GPU waits for them"
+        if wanted is not None:
+            effect = f"the {wanted} processes that assemble batches (`training.workers`) may end with a bus error"
         warn(
             f"{SHARED} has {size(free)} free, less than {size(SCARCE)}: {effect}. What now: give the container more "
             "(docker run --shm-size=16g); `training.workers: 0` silences this line."

@@ -112,7 +112,7 @@ STAGES = {stage.name: stage for stage in (
         "export-dataset", "vixml.images.export", "exported/{dataset}",
         reads=_CORPUS | {"images": "render-images"},
         only_if={"images": lambda job: job.dataset.has_images},
-        obeys=lambda job: job.dataset.settings("export-dataset") | {"licences": job.licences()},
+        obeys=lambda job: job.project.world.export_settings(job.names["dataset"], job.names.get("vision") or ()),
     ),
     Stage(
         "train", "vixml.training.train", _RUN + "/model", per_model=True,
@@ -204,7 +204,6 @@ class Job:
 
     Args:
         project: the configuration and the folder of results.
-        stage: a key of :data:`STAGES`.
         names: ``dataset``, ``run``, ``seed``, ``split``, ``model``, ``max_len``, ``vision``, as far as the stage has them.
         given: folders to use in place of those that follow from the names: inputs, ``raw`` and ``out``.
     """
@@ -223,9 +222,7 @@ class Job:
     @property
     def seeded_run(self) -> SeededRun:
         """Return the run with its seed."""
-        from vixml.config.run import SeededRun
-
-        return SeededRun(self.names["dataset"], self.names["run"], self.names["seed"], self.run)
+        return self.project.seeded_run(self.names["dataset"], self.names["run"], self.names["seed"])
 
     @property
     def dataset(self) -> Dataset:
@@ -309,10 +306,6 @@ class Job:
     def sources(self) -> list[str]:
         """Return the raw files that this job reads, as entries of ``sources``."""
         return list(self.stage.sources(self)) if self.stage.sources else []
-
-    def licences(self) -> dict[str, str]:
-        """Return the licence of each source of the dataset."""
-        return {name: self.project.world.sources[name].licence for name in self.dataset.sources}
 
     def obeys(self) -> dict[str, Any]:
         """Return the settings that this job obeys, as JSON values, with the hashes of its raw files."""

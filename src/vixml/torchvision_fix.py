@@ -13,12 +13,6 @@ from pathlib import Path
 
 import torch
 
-# The two that torchvision's Python code names when it is imported.
-DECLARATIONS = (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-)
-
 
 def _compiled_operators_load() -> bool:
     found = importlib.util.find_spec("torchvision")
@@ -35,5 +29,5 @@ def _compiled_operators_load() -> bool:
 _library = None
 if not _compiled_operators_load():
     _library = torch.library.Library("torchvision", "DEF")
-    for declaration in DECLARATIONS:
-        _library.define(declaration)
+    for operator in ("nms", "qnms"):  # those that torchvision's Python code names when it is imported
+        _library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

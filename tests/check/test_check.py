@@ -360,10 +360,10 @@ def test_absent_and_unfinished_folders_are_listed_and_no_failure(tree):
 def test_nothing_to_check_is_refused(tree, tmp_path):
     with pytest.raises(VixmlError, match="nothing to check"):
         open_results(tmp_path / "none", tree / "config")
-    with pytest.raises(VixmlError, match="unknown key 'serching'") as error:
+    with pytest.raises(VixmlError, match="unknown run 'serching'") as error:
         look(tree, run="serching")
     assert "searching" in error.value.hint
-    with pytest.raises(VixmlError, match="unknown key 'other'"):
+    with pytest.raises(VixmlError, match="unknown dataset 'other'"):
         look(tree, dataset="other")
 
 

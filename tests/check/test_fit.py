@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from vixml.check.fit import expect_fit, expect_known_rows, named, parse
+from vixml.check.fit import expect_fit, expect_known_rows, parse, runs_value
 from vixml.config.load import load_runs, load_workflow, read_yaml
 from vixml.config.project import Project
 from vixml.config.tables import load_any_tables
@@ -111,12 +111,12 @@ def test_the_prepared_model_decides(project, results, run, key):
 
 def test_names_of_runs_travel_as_one_text():
     scored = [{"dataset": "a", "run": "b.c", "seed": seed, "split": "test"} for seed in (0, 1)]
-    assert parse(named(scored)) == [("a", "b.c", "test")] and parse("") == parse("odd") == []
+    assert parse(runs_value(scored)) == [("a", "b.c", "test")] and parse("") == parse("odd") == []
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [({"metrics": ["P@7"]}, "metrics"), ({"run": "vixml-minilm-l4"}, "a row of picto")],
+    [({"metrics": ["P@7"]}, "metric"), ({"run": "vixml-minilm-l4"}, "run")],
     ids=["metric", "run"],
 )
 def test_a_table_names_runs_and_metrics_that_exist(config_dir, results, change, says):
@@ -125,9 +125,9 @@ def test_a_table_names_runs_and_metrics_that_exist(config_dir, results, change, 
     expect_known_rows(found, tables, config_dir)
     content = {"metrics": ["P@1"], "datasets": ["picto"], "rows": [{"run": "vixml-minilm-l3"} | change]} | change
     spec = SimpleNamespace(model_dump=lambda: content, metrics=content["metrics"])
-    with pytest.raises(VixmlError, match="unknown key") as caught:
+    with pytest.raises(VixmlError, match=f"unknown {says} '") as caught:
         expect_known_rows(found, {"table1": spec}, Path(__file__))  # a configuration of one file
-    assert says in caught.value.where and caught.value.hint
+    assert caught.value.where.endswith({"metric": "metrics", "run": "a row of picto"}[says]) and caught.value.hint
 
 
 def test_a_latency_needs_an_encoder(config_dir):

@@ -20,10 +20,10 @@ from vixml.check import preflight as checks
 from vixml.check.preflight import (
     Line,
     before,
+    check_memory,
+    check_packages,
     clock,
     hub_models,
-    memory,
-    packages,
     preflight,
     readers,
     shared_memory,
@@ -35,7 +35,6 @@ from vixml.config.project import Project
 from vixml.config.targets import asked_runs
 from vixml.config.workflow import Target, WorkflowConfig
 from vixml.plan.plan import Plan, make_plan, read_workflow
-from vixml.stages import Job
 
 REPO = Path(__file__).resolve().parents[2]
 LF = "LF-AmazonTitles-131K"  # its image embeddings are published
@@ -103,22 +102,22 @@ def test_no_answer_of_any_host_stops_the_papers_runs(project, monkeypatch, capsy
 
 
 def test_one_line_for_each_package_that_does_not_fit(project, monkeypatch):
-    assert states(packages([])) == {"packages": ("ok", False)}
+    assert states(check_packages([])) == {"packages": ("ok", False)}
     # No checkout: the installed package says what it requires.
     monkeypatch.setattr(doctor, "REPOSITORY", project.results)
     required = ["numpy>=99", "no-such-thing", 'ruff; extra == "dev"']
     monkeypatch.setattr(importlib.metadata, "requires", lambda _: required)
-    (line,) = packages([])
+    (line,) = check_packages([])
     assert line.stops and all(said in line.found for said in ("numpy", "needs >=99", "no-such-thing is missing"))
-    fused = [job.run for job in unfinished(project, paper(project))]
-    advice = list(packages(fused))[1]
+    fused = [project.run(*key[:2]) for key in unfinished(project, paper(project))]
+    advice = list(check_packages(fused))[1]
     assert advice.name == "kernels" and advice.state in ("ok", "fails") and not advice.stops
 
 
 def test_memory_names_what_does_not_fit():
     needs = {"train/a": 5e9, "train/b": 70e9, "index/b": 90e9}
-    assert memory("GPU memory", needs, 100e9).state == "ok"
-    line = memory("GPU memory", needs, 60e9)
+    assert check_memory("GPU memory", needs, 100e9).state == "ok"
+    line = check_memory("GPU memory", needs, 60e9)
     assert line.state == "fails" and line.stops and line.hint
     assert line.found.index("index/b") < line.found.index("train/b") and "train/a" not in line.found
 
@@ -128,7 +127,7 @@ def test_disk_is_compared_with_what_is_still_to_be_written(project, monkeypatch,
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1e15, 0, free))
     turn_away(monkeypatch)
     plan = make_plan(paper(project), checks.HARDWARE["gpu"])
-    line = next(iter(checks.disk(project, plan, True)))
+    line = next(iter(checks.check_disk(project, plan, True)))
     assert (line.state, line.stops) == (state, state == "fails")
 
 
@@ -145,8 +144,8 @@ def test_the_disk_of_one_table_is_not_that_of_the_whole_configuration(project, m
     table = paper(project).model_copy(update={"only_shown": True, "tables": ["table4"]})
     assert states(before(table, None))["disk"] == ("ok", False)
     # As Snakemake calls it: the same configuration, and the trainings and predictions behind what was asked for.
-    jobs, asked = unfinished(project, table), asked_runs(table)
-    assert states(preflight(project, paper(project), jobs, asked, gpu=False))["disk"] == ("ok", False)
+    trainings, asked = unfinished(project, table), asked_runs(table)
+    assert states(preflight(project, paper(project), trainings, asked, gpu=False))["disk"] == ("ok", False)
 
 
 def write(path: Path, n: int) -> None:
@@ -187,8 +186,7 @@ def test_memory_of_runs_that_only_reuse_a_model(project):
     """Neither the training nor the search is one of a run that the configuration names."""
     dataset, run = "LF-AmazonTitles-1.3M", "text-distilbert--precise"
     workflow = one_run(project, dataset, run)
-    [job] = unfinished(project, workflow)
-    assert job.names["run"] == "text-distilbert"
+    assert unfinished(project, workflow) == [(dataset, "text-distilbert", 0)]
     parts = planned(project, workflow).parts
     assert f"predict/{dataset}/{run}/seed0" in parts and f"train/{dataset}/text-distilbert/seed0" in parts
     assert f"predict/{dataset}/text-distilbert/seed0" not in parts, "it is not asked for"
@@ -197,14 +195,13 @@ def test_memory_of_runs_that_only_reuse_a_model(project):
 
 def test_runs_that_no_target_names_are_planned_by_themselves(project, monkeypatch):
     """`snakemake FILE` may ask for any seed, and inference may be chosen on runs that are not scored."""
-    jobs = [Job(project, "train", {"dataset": LF, "run": "text-distilbert", "seed": "7"})]
-    assert readers(project, jobs, [(LF, "text-distilbert", 0)]) == [(LF, "text-distilbert", 7)]
+    assert readers(project, [(LF, "text-distilbert", 7)], [(LF, "text-distilbert", 0)]) == [(LF, "text-distilbert", 7)]
     run = project.run(LF, "text-distilbert")
     inference = run.inference.model_copy(update={"chosen_on": ["vixml-distilbert", "text-bert"]})
     monkeypatch.setitem(project.runs, (LF, "text-distilbert"), run.model_copy(update={"inference": inference}))
-    jobs = unfinished(project, one_run(project, LF, "text-distilbert"))
-    assert [job.names["run"] for job in jobs] == ["text-distilbert", "vixml-distilbert", "text-bert"]
-    for some in (jobs, jobs[1:2]):
+    trainings = unfinished(project, one_run(project, LF, "text-distilbert"))
+    assert [run for _, run, _ in trainings] == ["text-distilbert", "vixml-distilbert", "text-bert"]
+    for some in (trainings, trainings[1:2]):
         assert readers(project, some, [(LF, "text-distilbert", 0)]) == [(LF, "text-distilbert", 0)]
 
 
@@ -253,9 +250,8 @@ def test_little_shared_memory_is_said(monkeypatch, tmp_path):
 
 def llama_run(project: Project) -> tuple[str, str, int]:
     """Return a run with a model whose terms are to be accepted, and without images."""
-    jobs = [job for job in unfinished(project, paper(project)) if job.run.encoder.model == "llama-3.2-3b"]
-    names = next(job.names for job in jobs if not job.run.uses_images)
-    return names["dataset"], names["run"], names["seed"]
+    runs = {key: project.run(*key[:2]) for key in unfinished(project, paper(project))}
+    return next(key for key, run in runs.items() if run.encoder.model == "llama-3.2-3b" and not run.uses_images)
 
 
 @pytest.mark.parametrize(
@@ -304,7 +300,6 @@ def test_the_device_and_partition_of_a_profile(project, monkeypatch, tmp_path, l
 
 def test_finished_trainings_need_nothing(project):
     workflow = paper(project)
-    jobs = unfinished(project, workflow)
-    jobs[0].out.mkdir(parents=True)
-    (jobs[0].out / "manifest.json").touch()
-    assert len(unfinished(project, workflow)) == len(jobs) - 1
+    (dataset, run, seed), *others = unfinished(project, workflow)
+    write(project.results / f"runs/{dataset}/{run}/seed{seed}/model/manifest.json", 1)
+    assert unfinished(project, workflow) == others

@@ -185,9 +185,9 @@ def test_a_preset_lies_beneath_the_keys_that_name_it(config_dir):
         ("preset: official\n", "", ""),
         ("preset: mine\n", "presets/mine.yaml: preset", "names none"),
         ("preset: official-encoder\n", "presets/official-encoder.yaml: preset", "names none"),
-        ("preset: offical\n", "presets/mine.yaml.preset", "unknown key 'offical'"),
-        ("preset: ../runs/family\n", "presets/mine.yaml.preset", "unknown key"),
-        ("preset: [1]\n", "presets/mine.yaml.preset", "unknown key"),
+        ("preset: offical\n", "presets/mine.yaml.preset", "unknown preset 'offical'"),
+        ("preset: ../runs/family\n", "presets/mine.yaml.preset", "unknown preset"),
+        ("preset: [1]\n", "presets/mine.yaml.preset", "unknown preset"),
         ("loss: {tie: half}\n", "presets/mine.yaml: loss.tie", "unknown key 'tie'"),
         ("inherit: a\n", "presets/mine.yaml: inherit", "unknown key"),
     ],
@@ -377,18 +377,28 @@ def test_an_unknown_run_names_the_nearest(config_dir):
 
 
 @pytest.mark.parametrize(
-    ("over", "where", "near"),
+    ("over", "where", "near", "kind"),
     [
-        ({"targets": [{"dataset": "pict", "runs": ["a"]}]}, "targets.0.dataset", "'picto'"),
-        ({"targets": [{"dataset": "picto", "runs": ["aa"]}]}, "targets.0.runs", "'a'"),
-        ({"tables": ["tabel1"]}, "tables", "'table1'"),
-        ({"figures": ["figure"]}, "figures", "'figure2'"),
-        ({"side_by_side": ["aa"]}, "side_by_side", "'a'"),
-        ({"targets": [{"dataset": "picto", "runs": ["model"]}]}, "model.encoder.model", "'minilm-l3'"),
-        ({"targets": [{"dataset": "picto", "runs": ["vision"]}]}, "vision.images.vision", "'efficientnet-lite0'"),
+        ({"targets": [{"dataset": "pict", "runs": ["a"]}]}, "targets.0.dataset", "'picto'", "dataset"),
+        ({"targets": [{"dataset": "picto", "runs": ["aa"]}]}, "targets.0.runs", "'a'", "run"),
+        ({"tables": ["tabel1"]}, "tables", "'table1'", "table"),
+        ({"figures": ["figure"]}, "figures", "'figure2'", "figure"),
+        ({"side_by_side": ["aa"]}, "side_by_side", "'a'", "run"),
+        (
+            {"targets": [{"dataset": "picto", "runs": ["model"]}]},
+            "model.encoder.model",
+            "'minilm-l3'",
+            "language model",
+        ),
+        (
+            {"targets": [{"dataset": "picto", "runs": ["vision"]}]},
+            "vision.images.vision",
+            "'efficientnet-lite0'",
+            "vision model",
+        ),
     ],
 )
-def test_names_in_a_workflow_must_exist(config_dir, over, where, near):
+def test_names_in_a_workflow_must_exist(config_dir, over, where, near, kind):
     wrong = {"model": {"encoder": {"model": "minilm-13"}}, "vision": {"images": {"vision": "efficientnet-lite"}}}
     write(config_dir, {"runs": wrong}, "wrong")
     data = {"config_dir": str(config_dir), "targets": [{"dataset": "picto", "runs": ["a"]}]}
@@ -396,7 +406,7 @@ def test_names_in_a_workflow_must_exist(config_dir, over, where, near):
     assert workflow.targets[0].seeds == [0] and workflow.compare == ["text-minilm-l3", "vixml-minilm-l3"]
     assert load_workflow(data | {"compare": ["a", "b"]}).compare == ["a", "b"]
     error = refused(load_workflow, data | over)
-    assert error.where.endswith(where) and near in error.hint and error.what.startswith("unknown key")
+    assert error.where.endswith(where) and near in error.hint and error.what.startswith(f"unknown {kind} '")
 
 
 def test_latencies_are_of_runs_under_targets_of_the_first_dataset(config_dir):

@@ -8,7 +8,7 @@ from paper_config import BEYOND, CONFIG, RUNS, TARGETS, WORLD
 from vixml.check.fit import expect_fit
 from vixml.config.project import Project
 from vixml.config.tables import load_any_tables, load_tables, named_runs
-from vixml.plan.cost import Job
+from vixml.plan.cost import PlannedRun
 from vixml.plan.plan import read_workflow
 
 OURS = set(BEYOND)
@@ -40,7 +40,7 @@ def test_a_training_differs_from_the_papers_in_its_loss_alone(key):
     assert ours.optimizer == theirs.optimizer
     changed = {"validation", "label_copies"}
     assert ours.training.model_dump(exclude=changed) == theirs.training.model_dump(exclude=changed)
-    job = Job.of(WORLD, dataset, ours)
+    job = PlannedRun.of(WORLD, dataset, ours)
     every = job.candidates == job.counts.n_labels
     assert every == (dataset != "LF-AmazonTitles-1.3M")
     assert 500 <= job.held_out < 0.01 * job.counts.n_train, "enough to choose on"

@@ -66,7 +66,16 @@ def entry(at, value):
         (entry(6, 197), "not a readable zip|cannot be read"),
         (entry(28, 0), "not a readable zip|cannot be read"),
     ],
-    ids=["empty", "text", "a start", "cut", "no deflated data", "a flipped byte", "a later version", "a name of no length"],
+    ids=[
+        "empty",
+        "text",
+        "a start",
+        "cut",
+        "no deflated data",
+        "a flipped byte",
+        "a later version",
+        "a name of no length",
+    ],
 )
 def test_a_damaged_archive_is_one_error(tmp_path, damage, says):
     path = write_zip(tmp_path / "a.whl", {"x": bytes(range(256)) * 8})

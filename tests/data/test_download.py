@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from vixml import files
 from vixml.config.registry import Source
 from vixml.data import download
-from vixml.data.download import fetch_source, verify_file
+from vixml.data.download import fetch_source, verify_download
 from vixml.errors import VixmlError
 from vixml.files import read_json, sha256_file
 
@@ -128,7 +128,7 @@ def test_a_full_disk_before_and_during(raw, wheel, pip, monkeypatch):
 
 def test_a_missing_raw_file_names_the_command(raw, wheel):
     with pytest.raises(VixmlError, match="missing") as caught:
-        verify_file(raw / "none.whl", "pack", wheel[1])
+        verify_download(raw / "none.whl", "pack", wheel[1])
     assert "vixml download pack" in caught.value.hint
 
 
@@ -179,13 +179,13 @@ def placed(raw):
 def test_a_file_not_yet_placed_says_where_it_comes_from_and_where_it_goes(raw, fetch):
     path = raw / "texts.raw.zip"
     with pytest.raises(VixmlError, match="placed by hand") as caught:
-        fetch_source("texts", PLACED, raw) if fetch else verify_file(path, "texts", PLACED)
+        fetch_source("texts", PLACED, raw) if fetch else verify_download(path, "texts", PLACED)
     assert "Google Drive id id-on-the-drive" in caught.value.hint and str(path) in caught.value.hint
     assert files_in(raw) == []
 
 
 def test_a_placed_file_is_taken_and_its_hash_recorded(raw, placed):
-    verify_file(placed, "texts", PLACED)
+    verify_download(placed, "texts", PLACED)
     assert fetch_source("texts", PLACED, raw) == placed
     receipt = read_json(raw / "texts.raw.zip.json")
     assert (receipt["sha256"], receipt["bytes"]) == (sha256_file(placed), placed.stat().st_size)
@@ -196,7 +196,7 @@ def test_another_file_later_is_an_error_until_the_receipt_is_deleted(raw, placed
     fetch_source("texts", PLACED, raw)
     write_zip(placed, {"trn.json.gz": "other"})
     with pytest.raises(VixmlError, match="altered") as caught:
-        verify_file(placed, "texts", PLACED)
+        verify_download(placed, "texts", PLACED)
     assert "texts.raw.zip.json" in caught.value.hint
     (raw / "texts.raw.zip.json").unlink()
     fetch_source("texts", PLACED, raw)

@@ -17,7 +17,7 @@ from helpers import files_in, zipped
 
 from vixml.config.registry import Source
 from vixml.data import download
-from vixml.data.download import fetch_source, verify_file
+from vixml.data.download import fetch_source, verify_download
 from vixml.errors import VixmlError
 from vixml.files import read_json
 
@@ -185,6 +185,6 @@ def test_a_placed_file_that_is_no_archive_is_refused(tmp_path, content, says, fe
     path = tmp_path / "texts.zip"
     path.write_bytes(content)
     with pytest.raises(VixmlError, match=says) as caught:
-        fetch_source("texts", SOURCE, tmp_path) if fetch else verify_file(path, "texts", SOURCE)
+        fetch_source("texts", SOURCE, tmp_path) if fetch else verify_download(path, "texts", SOURCE)
     assert SOURCE.google_drive in caught.value.hint
     assert path.read_bytes() == content and files_in(tmp_path) == ["texts.zip"]

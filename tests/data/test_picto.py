@@ -16,13 +16,13 @@ from vixml.data.build import build_corpus
 from vixml.data.corpus import Corpus
 from vixml.data.picto import (
     Drawing,
+    Item,
     Pictogram,
-    Query,
     assemble,
     choose_drawings,
     held_out,
     label_drawings,
-    merge,
+    merge_icons,
     read_label_packs,
     read_packs,
     tag,
@@ -35,7 +35,7 @@ from vixml.files import read_json
 @pytest.fixture(scope="module")
 def queries(picto):
     _, raw, sources = picto
-    return {query.name: query for query in merge(read_packs(SourceReader(raw, sources)))}
+    return {query.name: query for query in merge_icons(read_packs(SourceReader(raw, sources)))}
 
 
 def test_names_and_tags_become_words():
@@ -126,7 +126,7 @@ TAGS = st.dictionaries(
 
 @given(TAGS, st.integers(0, 5))
 def test_an_assembled_corpus_is_consistent(tags, seed):
-    queries = [Query(n, tuple(sorted(t)), (Drawing(f"p/{n}", f"s:{n}"),)) for n, t in sorted(tags.items())]
+    queries = [Item(n, tuple(sorted(t)), (Drawing(f"p/{n}", f"s:{n}"),)) for n, t in sorted(tags.items())]
     splits = assemble(queries, [Pictogram("tabler", "u", [], [Drawing("tabler/u", "t:u")])], seed, 0.3)
     labels = [label.name for label in splits["label"]]
     held = held_out([q.name for q in queries], seed, 0.3)
@@ -136,7 +136,7 @@ def test_an_assembled_corpus_is_consistent(tags, seed):
     for split in ("train", "test"):
         assert {query.name for query in splits[split]} <= (held if split == "test" else set(tags) - held)
         for query in splits[split]:
-            assert [labels[i] for i in query.labels] == sorted(tags[query.name] & set(labels)) != []
+            assert list(query.tags) == sorted(tags[query.name] & set(labels)) != []
             assert [drawing.key for drawing in query.drawings] == [f"p/{query.name}"]
 
 

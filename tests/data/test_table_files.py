@@ -17,7 +17,7 @@ from helpers import excel, zipped
 
 from vixml.config.registry import TableForm
 from vixml.data import table_files
-from vixml.data.table_files import expand, read_parts, read_table
+from vixml.data.table_files import expand, read_parts
 from vixml.errors import VixmlError
 
 RECORDS = [{"id": "007", "title": 'Rod, "long"', "tags": "a|b"}, {"id": "8", "title": "Zwei\nZeilen ü", "tags": ""}]
@@ -26,7 +26,7 @@ LINES = "".join(json.dumps(record) + "\n" for record in RECORDS)
 
 
 def records(path, **form):
-    return [record for _, record in read_table(path, TableForm(**form))]
+    return [record for _, record in read_parts([path], TableForm(**form))]
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,8 @@ def test_an_archive_becomes_a_corpus(build, tmp_path):
     assert corpus.n_images == 0 and not (tmp_path / "corpus" / "image_urls.parquet").exists()
     manifest = read_json(tmp_path / "corpus" / "manifest.json")
     assert manifest["facts"] == counts and manifest["config"]["averages"] == facts
+    settings = dataset(expect=EXPECT, facts=facts).settings("build-corpus")
+    assert manifest["config"] == {"id": "D", **settings, "sha256": {"texts": None}}
 
 
 def test_one_archive_two_datasets(build):

@@ -12,9 +12,10 @@ from vixml.errors import VixmlError
 from vixml.evaluation.metrics import evaluate
 from vixml.evaluation.score import break_down
 from vixml.ragged import Ragged, RaggedWriter
+from vixml.retrieval.approximate import Searcher
 from vixml.retrieval.ranking import Queries, rank_labels
 from vixml.retrieval.ridge import LabelTerm
-from vixml.retrieval.search import decide, search
+from vixml.retrieval.search import decide
 from vixml.retrieval.vote import popularity
 
 TRUTH = Ragged.from_rows([[0, 2], [1]], n_cols=3)
@@ -154,9 +155,10 @@ VECTORS = np.eye(3, dtype=np.float32)
         {"labels": torch.eye(3).to_sparse()}, {"labels": torch.eye(3, device="meta")}, {"labels": VECTORS.astype(">f4")}, {"labels": None},
     ],
 )  # fmt: skip
-def test_searches_that_are_none(changed):
+@pytest.mark.parametrize("kind", ["exact", "ivf", "hnsw"])
+def test_searches_that_are_none(changed, kind):
     with pytest.raises(VixmlError):
-        search(**{"queries": VECTORS, "labels": VECTORS, "k": 2} | changed)
+        Searcher(kind)(**{"queries": VECTORS, "labels": VECTORS, "k": 2} | changed)
 
 
 @pytest.mark.parametrize("near", [[[0.0, 1.0]], [[0, 3]], [[-2, 0]], [[True, False]]])

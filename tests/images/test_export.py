@@ -29,6 +29,7 @@ from vixml.images.export import export_dataset
 from vixml.images.store import ImageStore, write_store
 from vixml.provenance import read_manifest, stage
 from vixml.ragged import Ragged
+from vixml.stages import Job
 
 # -- a dataset to export ----------------------------------------------------------------------------------------------
 
@@ -261,6 +262,36 @@ def test_the_card_says_when_a_publisher_states_no_licence(place):
     assert "no permission to pass their texts or images on" in text and "not stated: Some images" in text
 
 
+@pytest.mark.parametrize(
+    ("part", "changed"),
+    [
+        ("sources", {"some": SOURCE | {"licence": "CC0 1.0"}}),
+        ("sources", {"some": SOURCE | {"used_for": "half of it"}}),
+        ("sources", {"some": SOURCE | {"name": "Other images"}}),
+        ("vision_models", {"eyes": EYES | {"licence": "GPL"}}),
+        ("vision_models", {"eyes": EYES | {"checkpoint": "other/eyes"}}),
+    ],
+)
+def test_what_the_card_prints_of_the_registry_is_a_setting_of_the_export(place, part, changed):
+    before, after = (World.model_validate(registry() | more) for more in ({}, {part: changed}))
+    text = (go(place) / "README.md").read_text(encoding="utf-8")
+    assert (go(place, world=after) / "README.md").read_text(encoding="utf-8") != text
+    settings = after.export_settings("tiny", ["eyes"])
+    assert read_manifest(place.out)["config"] == {"id": "tiny", **settings}
+    job = Job(SimpleNamespace(world=after), "export-dataset", {"dataset": "tiny", "vision": ["eyes"]})
+    assert settings == job.obeys() != before.export_settings("tiny", ["eyes"])
+    assert part == "sources" or after.export_settings("tiny", []) == before.export_settings("tiny", [])
+
+
+def test_licences_of_imported_vectors_are_settings_of_the_export():
+    files = {"vectors": "rows", "map": "rows"}
+    entries = registry(published_vectors={"ears": {split: files for split in SPLITS}})
+    entries["sources"]["rows"] = SOURCE | {"filename": "rows.npy", "licence": "theirs"}
+    world = World.model_validate(entries)
+    assert world.export_settings("tiny", ["ears"])["sources"]["rows"]["licence"] == "theirs"
+    assert "rows" not in world.export_settings("tiny", ["eyes"])["sources"]
+
+
 def test_titles_and_licences_are_text_on_the_card(place):
     hostile = "a <script>x</script>\n# b | ![c](d) \\[e](f)"
     entries = registry(title=hostile, text=hostile)
@@ -307,7 +338,9 @@ def test_a_truncated_shard_and_an_unfinished_folder_are_refused(place):
 
 
 def test_a_table_with_too_few_rows_is_an_error(place):
-    table = export.Table("c", "s", "t/s", (export.Column("id", "string", ""),), iter(()), n_rows=3, per_file=2)
+    table = export.ExportedTable(
+        "c", "s", "t/s", (export.ExportedColumn("id", export.STRING, ""),), iter(()), n_rows=3, per_file=2
+    )
     with pytest.raises(VixmlError, match="ended too early"):
         table.write(place.root)
 

@@ -134,6 +134,7 @@ def test_only_the_image_part_is_kept_byte_for_byte(siglip, tmp_path):
     unused = len(whole) - len(part)
     assert manifest["facts"] == {"origin": "placed by hand", "revision": None, "unused_tensors": unused}
     assert set(manifest["inputs"]) == {"config.json", "model.safetensors", "preprocessor_config.json"}
+    assert manifest["config"] == {"vision": "eyes", **entry().settings("prepare-vision")}
 
 
 def test_a_published_configuration_without_defaults_is_read(siglip, tmp_path):

@@ -89,7 +89,9 @@ def test_each_item_gets_its_vectors_in_order(place):
             own = own if isinstance(own, list) else []
             expected = place.matrices[split][own].astype(np.float16)
             assert np.array_equal(embeddings.gather(lists.row(item), np.float16), expected)
-    facts = read_manifest(place.out)["facts"]
+    manifest = read_manifest(place.out)
+    assert manifest["config"] == {"vision": "eyes", "model": EYES.settings("import-vectors")}
+    facts = manifest["facts"]
     assert facts["pct_with_images"] == {"train": 50.0, "test": 100.0, "label": 66.67}
     assert facts["train"]["items_without"] == 2 and facts["n_missing"] == 0
 
@@ -177,7 +179,7 @@ def test_a_negative_row_is_refused(place):
 def test_a_map_with_the_wrong_number_of_items_is_refused(place):
     write_map(place.files["train"].rows, [*ROWS["train"], [0]])
     error = refused(place)
-    assert "does not fit the corpus" in error.what and "(5,)" in error.found and "4 items" in error.expected
+    assert "does not fit the corpus" in error.what and "(5,)" in error.found and "(4,)" in error.expected
 
 
 def test_vectors_of_the_wrong_length_are_refused(place):

@@ -189,7 +189,10 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, encoder, monkeypatch):
     kept = tmp_path / "embeddings-pooling"
     done = read_json(kept / "position.json")["images"]
     assert 0 < done <= 8 and not (tmp_path / "embeddings").exists()
+    correct = entry.model_copy(update={"licence": "corrected", "title": "another", "stand_in": False})
+    world = world.model_copy(update={"vision_models": {"eyes": correct}})
     assert run(Counting(encoder), "embeddings") == 11 - done, "nothing twice"
+    assert read_manifest(tmp_path / "embeddings")["config"]["model"] == entry.settings("embed-images")
     assert sha256_file(tmp_path / "embeddings" / "vectors.npy") == sha256_file(tmp_path / "whole" / "vectors.npy")
     assert not kept.exists()
     with pytest.raises(KeyboardInterrupt):

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from vixml.config.run import LateFusion as Settings
 from vixml.models.prompt import Prompt
-from vixml.models.siamese import AuxiliaryVectors, LateFusion
+from vixml.models.siamese import AuxiliaryVectors, LateFusionLayer
 
 DIM = 8
 
@@ -20,7 +20,7 @@ DIM = 8
 @pytest.mark.parametrize("counts", [[0, 2, 1, 0, 3, 2], [0, 0], [3], [0]])
 def test_late_fusion_equals_a_loop_over_items(counts):
     torch.manual_seed(0)
-    fusion = LateFusion(DIM, Settings(heads=2, feedforward=16)).eval()
+    fusion = LateFusionLayer(DIM, Settings(heads=2, feedforward=16)).eval()
     with torch.no_grad():
         for parameter in fusion.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))  # a new layer's branches are zero
@@ -43,7 +43,7 @@ def attend(layer, x):
 
 
 def test_a_new_layer_gives_the_mean_of_text_and_images():
-    fusion = LateFusion(DIM, Settings(heads=2, feedforward=16)).eval()
+    fusion = LateFusionLayer(DIM, Settings(heads=2, feedforward=16)).eval()
     text, images = torch.randn(2, DIM), torch.randn(2, DIM)
     ours = fusion(text, images, torch.tensor([1, 1]))
     assert_close(ours, torch.stack([text[0], torch.cat([text[1:], images]).mean(dim=0)]))

@@ -110,6 +110,10 @@ def test_the_folder_has_the_files_of_the_formats_page_and_the_same_bytes_again(r
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     manifest = read_manifest(tmp_path / "a")
     assert manifest["stage"] == "prepare-model" and set(manifest["inputs"]) == {"weights", "tokenizer"}
+    assert manifest["config"] == {
+        "model": "tiny",
+        **entry("wheel-onnx-bert", "net/model.onnx").settings("prepare-model"),
+    }
 
 
 @pytest.mark.parametrize(

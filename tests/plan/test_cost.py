@@ -14,24 +14,26 @@ from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
 from vixml.plan.assumptions import ARCHITECTURES, CONTEXT, HARDWARE, TEXTS, UNKNOWN, VISION, WATCHED
 from vixml.plan.cost import (
-    HEAVY,
+    DEFAULTS,
     LEAST_MB,
     LEAST_MINUTES,
     RESERVE,
     WORKER,
     WORKERS,
     Cost,
-    Job,
+    PlannedRun,
     count,
     index_cost,
-    needs,
     predict_cost,
     predicted,
+    request,
     run_cost,
+    stage_cost,
     train_cost,
 )
 from vixml.plan.plan import n_images, parts_of_run
-from vixml.plan.shapes import LARGE, LLOYD, LLOYD_LARGE, Item, Shape, clustering_flop, items_of, shape_of
+from vixml.plan.shapes import MeanItem, Shape, clustering_flop, mean_items, shape_of
+from vixml.training.mining import ITERATIONS, LARGE, MORE
 
 REPO = Path(__file__).resolve().parents[2]
 WORLD, RUNS = load_world(REPO / "config"), load_runs(REPO / "config")
@@ -43,7 +45,7 @@ PROTOTYPE_LAYER = 4 * 16 + 2 * 4 * 6
 TRAINING = {"epochs": 3, "batch_size": 4, "precision": "bf16"}
 
 
-def job_of(images: float = 0.0, **changes) -> Job:
+def job_of(images: float = 0.0, **changes) -> PlannedRun:
     """Return a job on 8 + 2 queries and 10 labels with the tiny network."""
     base = {
         "modality": "text",
@@ -53,12 +55,12 @@ def job_of(images: float = 0.0, **changes) -> Job:
     }
     config = RunConfig.model_validate(base | changes)
     inside = images if config.images.fusion == "early" else 0.0
-    query, label = Item(5, 5 + inside, 7 + inside, images), Item(3, 3 + inside, 5 + inside, images)
-    return Job(config, Counts(n_train=8, n_test=2, n_labels=10), {}, TINY, True, query, label, 6, 20.0)
+    query, label = MeanItem(5, 5 + inside, 7 + inside, images), MeanItem(3, 3 + inside, 5 + inside, images)
+    return PlannedRun(config, Counts(n_train=8, n_test=2, n_labels=10), {}, TINY, True, query, label, 6, 20.0)
 
 
 def cost_of(dataset: str, run: str | RunConfig, hardware=GPU) -> Cost:
-    return run_cost(Job.of(WORLD, dataset, RUNS[dataset, run] if isinstance(run, str) else run), hardware)
+    return run_cost(PlannedRun.of(WORLD, dataset, RUNS[dataset, run] if isinstance(run, str) else run), hardware)
 
 
 # -- sizes ------------------------------------------------------------------------------------------------------------
@@ -117,23 +119,23 @@ def test_an_unknown_architecture_is_refused():
 
 
 def test_the_tokens_of_an_item():
-    query, label = items_of(UNKNOWN, WORLD.datasets[SMALL], RUNS[SMALL, "vixml-qwen2.5-3b"], causal=True)
+    query, label = mean_items(UNKNOWN, WORLD.datasets[SMALL], RUNS[SMALL, "vixml-qwen2.5-3b"], causal=True)
     # "This product text" is the prefix of a batch; "and its image" and the end token are in each sequence.
     assert query.text == 32 and query.images == pytest.approx(3 * 0.7945) and label.images == pytest.approx(3 * 0.9572)
     assert query.computed == pytest.approx(32 + 3 + 1 + query.images)
     assert query.attended == pytest.approx(query.computed + 3)
     # Counted lengths, two special tokens in an encoder, never more than max_len.
-    picto = items_of(TEXTS["picto"], WORLD.datasets["picto"], RUNS["picto", "text-minilm-l3"], causal=False)
+    picto = mean_items(TEXTS["picto"], WORLD.datasets["picto"], RUNS["picto", "text-minilm-l3"], causal=False)
     assert picto[0].computed == pytest.approx(TEXTS["picto"].query_tokens + 2) and picto[1].computed < 5
     short = RunConfig.model_validate({"encoder": {"max_len": 3}, "modality": "text"})
-    assert items_of(TEXTS["picto"], WORLD.datasets["picto"], short, causal=False)[0].computed == 3
+    assert mean_items(TEXTS["picto"], WORLD.datasets["picto"], short, causal=False)[0].computed == 3
 
 
 # -- operations -------------------------------------------------------------------------------------------------------
 
 
 def test_a_forward_pass_and_its_training_by_hand():
-    item = Item(5, 5, 7, 0)
+    item = MeanItem(5, 5, 7, 0)
     linear, attention = 2 * 2 * 144 * 5, 2 * TINY.attention(5, 7)
     assert job_of().encode(item) == linear + attention
     assert job_of().encode(item, train=True) == 3 * (linear + attention)
@@ -148,14 +150,16 @@ def test_a_forward_pass_and_its_training_by_hand():
 
 def test_images_cost_their_positions_and_their_projection():
     images = {"images": 2, "modality": "text+image"}
-    item, job = Item(5, 7, 9, 2), job_of(**images)
+    item, job = MeanItem(5, 7, 9, 2), job_of(**images)
     assert job.encode(item) == 2 * 2 * 144 * 7 + 2 * TINY.attention(7, 9) + 2 * 6 * 4 * 2
     frozen = job_of(**images, encoder={"train": "frozen"})
     # The projection's gradient passes through the network, whose weights have none.
     assert frozen.encode(item, train=True) == 2 * 2016 * 2 + 3 * 2 * TINY.attention(7, 9) + 2 * 96
     config = RunConfig.model_validate(frozen.config.model_dump() | {"images": {"fusion": "late"}})
     late = replace(frozen, config=config)
-    assert late.encode(Item(5, 5, 7, 2), train=True) < frozen.encode(item, train=True) + 3 * 2 * (64 + 8192) * 3 + 432
+    assert (
+        late.encode(MeanItem(5, 5, 7, 2), train=True) < frozen.encode(item, train=True) + 3 * 2 * (64 + 8192) * 3 + 432
+    )
 
 
 def test_an_epoch_by_hand():
@@ -174,22 +178,14 @@ def test_an_epoch_by_hand():
 
 def test_centroids_and_clusters_by_hand():
     job = job_of(mining={"start": 0, "update": 2, "size": 2, "double_at": [2]})
-    centroids, clusters = 2 * 20 * 4 * 4, 4 * LLOYD * 10 * 4 * math.ceil(math.log2(5))
+    centroids, clusters = 2 * 20 * 4 * 4, 4 * ITERATIONS * 10 * 4 * math.ceil(math.log2(5))
     # Epoch 0: four groups, two levels; epoch 2: two groups, one level.
-    assert train_cost(job, GPU).flop_host == centroids + clusters + 4 * LLOYD * 8 * 4 * (2 + 1)
+    assert train_cost(job, GPU).flop_host == centroids + clusters + 4 * ITERATIONS * 8 * 4 * (2 + 1)
 
 
-@pytest.mark.parametrize(
-    ("module", "line"),
-    [
-        ("clustering", f"\nITERATIONS = {LLOYD} "),
-        ("clustering", f"\nLARGE, MORE, SETTLED = {LARGE}, {LLOYD_LARGE}, "),
-        ("diagnostics", f"\nWATCHED = {WATCHED}\n"),
-    ],
-)
-def test_constants_are_those_of_training(module, line):
+def test_the_sample_of_labels_is_that_of_training():
     # Read as text: the module itself needs torch.
-    assert line in (REPO / f"src/vixml/training/{module}.py").read_text(encoding="utf-8")
+    assert f"\nWATCHED = {WATCHED}\n" in (REPO / "src/vixml/training/diagnostics.py").read_text(encoding="utf-8")
 
 
 def test_diagnostics_encode_all_labels_only_if_queries_are_held_out():
@@ -201,9 +197,9 @@ def test_diagnostics_encode_all_labels_only_if_queries_are_held_out():
 
 
 def test_large_groups_are_counted_with_more_iterations():
-    assert clustering_flop(LARGE, 64, 10) == 4 * LLOYD * LARGE * 10 * 6
+    assert clustering_flop(LARGE, 64, 10) == 4 * ITERATIONS * LARGE * 10 * 6
     # Two levels of groups above the limit, then four below.
-    assert clustering_flop(4 * LARGE, 64, 10) == 4 * 4 * LARGE * 10 * (2 * LLOYD_LARGE + 4 * LLOYD)
+    assert clustering_flop(4 * LARGE, 64, 10) == 4 * 4 * LARGE * 10 * (2 * MORE + 4 * ITERATIONS)
     assert clustering_flop(100, 1, 10) == 0
 
 
@@ -354,7 +350,7 @@ def test_models_on_disk(dataset, run, size):
 
 
 def test_a_run_is_its_stages():
-    job = Job.of(WORLD, SMALL, RUNS[SMALL, "vixml-distilbert"])
+    job = PlannedRun.of(WORLD, SMALL, RUNS[SMALL, "vixml-distilbert"])
     stages = train_cost(job, GPU) + index_cost(job, GPU) + predict_cost(job, GPU)
     assert run_cost(job, GPU) == stages
     assert stages.flop == stages.flop_train + stages.flop_encode + stages.flop_search + stages.flop_host
@@ -407,9 +403,13 @@ def test_the_cell_of_a_run_that_was_not_run():
 # -- requests to a batch system ---------------------------------------------------------------------------------------
 
 
+def needs(world, dataset, run, stage, *, gpu, attempt=1):
+    return request(stage_cost(world, dataset, run, stage, gpu=gpu), stage, gpu=gpu, attempt=attempt)
+
+
 @pytest.mark.parametrize("key", sorted(key for key, run in RUNS.items() if run.needs_encoder and run.reuse is None))
 def test_every_run_requests_more_than_predicted(key):
-    cost = train_cost(Job.of(WORLD, key[0], RUNS[key]), GPU)
+    cost = train_cost(PlannedRun.of(WORLD, key[0], RUNS[key]), GPU)
     first, second = (needs(WORLD, key[0], RUNS[key], "train", gpu=True, attempt=attempt) for attempt in (1, 2))
     assert first.mem_mb * 1e6 >= max(LEAST_MB * 1e6, 1.5 * cost.host_memory_bytes)
     assert first.minutes >= max(LEAST_MINUTES, 2 * 60 * cost.hours)
@@ -431,6 +431,6 @@ def test_without_a_gpu_main_memory_includes_device_memory():
 def test_a_dataset_without_sizes_has_a_default_request():
     entry = WORLD.datasets["picto"].model_copy(update={"expect": None})
     world = WORLD.model_copy(update={"datasets": {"mine": entry}})
-    assert needs(world, "mine", RunConfig(), "train", gpu=True) == HEAVY["train"][1]
+    assert needs(world, "mine", RunConfig(), "train", gpu=True) == DEFAULTS["train"]
     with pytest.raises(VixmlError, match="without counts"):
-        Job.of(world, "mine", RunConfig())
+        PlannedRun.of(world, "mine", RunConfig())

@@ -14,22 +14,22 @@ from vixml.config.registry import Counts
 from vixml.config.run import Inference, RunConfig, SeededRun
 from vixml.plan import inference
 from vixml.plan.assumptions import CONTEXT, HARDWARE, VOTES
-from vixml.plan.cost import RESERVE, WORKER, WORKERS, Job, predict_cost
+from vixml.plan.cost import RESERVE, WORKER, WORKERS, PlannedRun, predict_cost
 from vixml.plan.inference import Ranking
-from vixml.plan.shapes import Item, Shape
+from vixml.plan.shapes import MeanItem, Shape
 
 REPO = Path(__file__).resolve().parents[2]
 GPU, CPU = HARDWARE["gpu"], HARDWARE["cpu"]
 WIDTH, IMAGE = 32, 96
 SHAPE = Shape(layers=1, hidden=WIDTH, heads=2, kv_heads=2, head_dim=16, intermediate=8, gated=False, embeddings=40)
-TEXT = Item(5, 5, 5, 0.0)
+TEXT = MeanItem(5, 5, 5, 0.0)
 
 
 def ranking(n_train=3000, n_test=4000, n_labels=2000, labels=3.0, training=None, **how) -> Ranking:
     """Return what a run of these sizes takes."""
     config = RunConfig.model_validate({"modality": "text", "training": training or {}, "inference": how})
     counts = Counts(n_train=n_train, n_test=n_test, n_labels=n_labels)
-    return Ranking(Job(config, counts, {}, SHAPE, False, TEXT, TEXT, IMAGE, labels * n_train))
+    return Ranking(PlannedRun(config, counts, {}, SHAPE, False, TEXT, TEXT, IMAGE, labels * n_train))
 
 
 def peak(work) -> int:
@@ -234,7 +234,7 @@ def folders(tmp_path_factory):
 @pytest.mark.parametrize("weight", [0.0, 0.3])
 def test_vectors_that_a_prediction_and_a_choice_hold(folders, weight):
     from vixml.data.corpus import Corpus
-    from vixml.evaluation.choose import Measured, Split, choose
+    from vixml.evaluation.choose import HeldOutPrecision, Split, choose
     from vixml.retrieval.approximate import Searcher
     from vixml.retrieval.opened import OpenedRun
     from vixml.retrieval.predict import _ready
@@ -257,8 +257,8 @@ def test_vectors_that_a_prediction_and_a_choice_hold(folders, weight):
     chosen = ranking(**sizes, method="chosen", **how)
     assert chosen.job.held_out == len(rows) and chosen.repeated == 1 + inference.TRIALS * 600 / 500
     trials = []
-    how = chosen.job.config.inference
-    found = peak(lambda: trials.extend(choose(Measured([Split(opened(rows), search)]), how, len(rows), True).trials))
+    how, held = chosen.job.config.inference, HeldOutPrecision([Split(opened(rows), search)])
+    found = peak(lambda: trials.extend(choose(held, how, len(rows), True).trials))
     assert len(trials) > 10
     assert chosen.voting_bytes <= found < chosen.voting_bytes + 6e6, "less than another set"
     assert (chosen.voting_bytes > 20e6) == (weight > 0)

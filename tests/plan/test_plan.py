@@ -15,7 +15,7 @@ from vixml import cli
 from vixml.config.load import load_runs, load_world
 from vixml.errors import VixmlError
 from vixml.plan.assumptions import HARDWARE
-from vixml.plan.cost import Cost, Job, run_cost
+from vixml.plan.cost import Cost, PlannedRun, run_cost
 from vixml.plan.plan import Group, Plan, choose_hardware, hours, make_plan, read_workflow
 from vixml.report.plan_page import by_run, costs
 from vixml.text import duration, size
@@ -132,8 +132,8 @@ def test_a_line_for_each_run_has_its_own_cost():
     assert [row[0] for row in rows] == list(dict.fromkeys(run for _, run, _ in plan.runs))
     world, configs = load_world(REPO / "config"), load_runs(REPO / "config")
     for run, *cells in rows:
-        jobs = [Job.of(world, group.name, configs[group.name, run]) for group in plan.targets]
-        costs = [run_cost(job, HARDWARE["gpu"]) for job in jobs]
+        runs = [PlannedRun.of(world, group.name, configs[group.name, run]) for group in plan.targets]
+        costs = [run_cost(job, HARDWARE["gpu"]) for job in runs]
         largest = [max(getattr(cost, f"{kind}_memory_bytes") for cost in costs) for kind in ("gpu", "host")]
         assert cells == [*(duration(cost.hours) for cost in costs), *map(size, largest)], run
 

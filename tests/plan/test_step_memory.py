@@ -11,7 +11,7 @@ import pytest
 from vixml.config.load import load_runs, load_world
 from vixml.files import write_json
 from vixml.plan.assumptions import CONTEXT, HARDWARE, TEXTS, UTILISATION
-from vixml.plan.cost import Job, train_cost
+from vixml.plan.cost import PlannedRun, train_cost
 from vixml.plan.shapes import texts_of
 from vixml.plan.step_memory import key_of, load_counts
 
@@ -20,13 +20,13 @@ WORLD, RUNS = load_world(REPO / "config"), load_runs(REPO / "config")
 GPU, LARGE = HARDWARE["gpu"], "LF-AmazonTitles-1.3M"
 
 
-def job_of(dataset: str, run: str, results: Path | None = None, **encoder) -> Job:
+def job_of(dataset: str, run: str, results: Path | None = None, **encoder) -> PlannedRun:
     config = RUNS[dataset, run]
     config = config.model_copy(update={"encoder": config.encoder.model_copy(update=encoder)})
-    return Job.of(WORLD, dataset, config, results)
+    return PlannedRun.of(WORLD, dataset, config, results)
 
 
-def write_tokens(results: Path, dataset: str, job: Job, lengths: dict[str, list[int]]) -> None:
+def write_tokens(results: Path, dataset: str, job: PlannedRun, lengths: dict[str, list[int]]) -> None:
     """Write the part of a folder of tokens that a plan reads."""
     encoder = job.config.encoder
     folder = results / "data" / dataset / "tokens" / f"{encoder.model}-{encoder.max_len}"

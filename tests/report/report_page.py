@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from functools import cache
 from html.parser import HTMLParser
@@ -77,6 +78,11 @@ class Page(HTMLParser):
         return [attrs for name, attrs in self.found if name == tag]
 
 
+def without_code(page: str) -> str:
+    """Return a report without its styles and scripts."""
+    return re.sub(r"<(style|script)>.*?</\1>", "", page, flags=re.DOTALL)
+
+
 def parts(shift: float = 0.0, without: float | None = None) -> dict[str, Any]:
     """Return a breakdown as `vixml score` writes it: ten groups, the first with 1 + shift percent of P@1, then 2, ..."""
     groups = [
@@ -99,6 +105,18 @@ def parts(shift: float = 0.0, without: float | None = None) -> dict[str, Any]:
     }
 
 
+def without_images(breakdown: dict[str, Any]) -> dict[str, Any]:
+    """Return a breakdown as `vixml score` writes it where no item has an image."""
+    labels, queries = breakdown["by_label_image"]["without"], breakdown["by_query_image"]["with"]
+    return breakdown | {
+        "by_label_image": {
+            "with": {"n_labels": 0, "n_true_pairs": 0, "contribution": {"P@1": 0.0, "P@5": 0.0}},
+            "without": labels,
+        },
+        "by_query_image": {"with": {"n_queries": 0, "P@1": None}, "without": queries},
+    }
+
+
 def add_parts(score: Path, breakdown: dict[str, Any]) -> None:
     """Put a breakdown into a score that has none."""
     write_json(score / "scores.json", read_json(score / "scores.json") | {"breakdown": breakdown})
@@ -117,6 +135,6 @@ def make_everything(root: Path) -> dict[str, Any]:
             write_predictions(folder, shift=int("text" in folder.parts[-4]))
     copy_config(config)
     make_figures(folders, config, ["figure2"], results / "figures")
-    options = ReportOptions("demo", "A test.", "make demo", results / "figures", corpus, images)
+    options = ReportOptions("demo", "A test.", results / "figures", corpus, images)
     make_report(folders, config, TABLES, options, results / "report")
     return {"folders": folders, "config": config, "options": options, "report": results / "report"}

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import yaml
+from report_page import add_parts, parts, without_code
 from result_files import METRICS, REPO, write_result
 
 from vixml.check.doctor import configurations
@@ -46,13 +47,16 @@ def scores(tmp_path):
 
 def test_a_table_of_ones_own_speaks_of_no_published_numbers(own, scores, tmp_path):
     make_tables(scores, own, ["cataclysm"], tmp_path / "tables")
-    options = ReportOptions("cataclysm", side_by_side=("vixml", "text"))
+    for score in scores:
+        add_parts(score, parts())
+    options = ReportOptions("cataclysm", side_by_side=("vixml", "text"), configfile="mine/my table.yaml")
     make_report(scores, own, ["cataclysm"], options, tmp_path / "report")
     page = (tmp_path / "report/report.html").read_text(encoding="utf-8")
     markdown, latex = ((tmp_path / f"tables/cataclysm.{form}").read_text(encoding="utf-8") for form in ("md", "tex"))
-    for text in (re.sub(r"<(style|script)>.*?</\1>", "", page, flags=re.DOTALL), markdown, latex):
+    for text in (without_code(page), markdown, latex):
         assert "68.00 (1)" in text
-        assert not re.search("publish|stand-in|paper|verdict|reproduced", text, re.IGNORECASE)
+        assert not re.search("publish|stand-in|paper|verdict|reproduced|million|stays last", text, re.IGNORECASE)
+    assert "<code>snakemake --cores all --configfile &#39;mine/my table.yaml&#39;</code>" in page
     assert markdown.startswith("# Components of crafted items\n")
     assert ">Components of crafted items</h3>" in page and ": Components of crafted items" not in page
     summary = read_json(tmp_path / "tables/summary.json")["tables"]["cataclysm"]

@@ -7,7 +7,7 @@ import re
 import shlex
 
 import pytest
-from report_page import add_parts, parts
+from report_page import add_parts, parts, without_images
 from result_files import METRICS, REPO, register_real, write_manifest, write_real, write_result
 
 from vixml.errors import VixmlError
@@ -63,7 +63,7 @@ def test_an_approximate_search_shows_its_curve(results, config_dir):
     make_report([folder], config_dir, ["table1"], ReportOptions(), results / "report")
     page = (results / "report" / "report.html").read_text(encoding="utf-8")
     about = "ivf over 1,305,265 vectors of 384, built in 61.2 s, 2,015 MB, 100 sought"
-    assert f"Approximate search, seed 0: {about}<" in page
+    assert f"Approximate search, seed 0: {about}<" in page and ">ms per query<" in page
     for cells in (("8", "0.9700", "0.500"), ("16", "0.9912", "0.900")):
         assert "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>" in page
 
@@ -114,7 +114,7 @@ def panels(folders, config_dir, table, out):
     """Return the panel of each published row in a report of one table, by its title."""
     make_report(folders, config_dir, [table], ReportOptions(), out)
     page = (out / "report.html").read_text(encoding="utf-8")
-    found = re.findall(r'<section popover id="printed-.*?</section>', page, re.DOTALL)
+    found = re.findall(r'<section popover id="published-.*?</section>', page, re.DOTALL)
     return {re.search("<h3 .*?>(.*?)</h3>", panel)[1]: panel for panel in found}
 
 
@@ -123,7 +123,7 @@ def test_a_published_row_shows_its_origin_and_the_command_that_runs_it(results, 
     found = panels(write_real(results), config_dir, "table1", results / "report")
     row = found["Table 1, LF-AmazonTitles-131K: MiniLM-L3"]
     for text in (
-        "<dt>printed</dt><dd>P@1 41.72, P@5", ", in arXiv:2511.13189v1</dd>", "<dt>parameters</dt><dd>17.4M</dd>",
+        "<dt>published</dt><dd>P@1 41.72, P@5", ", in arXiv:2511.13189v1</dd>", "<dt>parameters</dt><dd>17.4M</dd>",
         "run01: MiniLM-L3 on text of LF-AmazonTitles-131K, 300 epochs, 32 tokens", "<dd>text-minilm-l3 <button",
         'popovertarget="run-LF-AmazonTitles-131K-text-minilm-l3"', "<dt>verdict</dt><dd>matches</dd>",
         "Run it again", "/text-minilm-l3/seed0/",
@@ -159,6 +159,26 @@ def test_without_queries_there_is_no_precision(results):
     (found,) = breakdowns(load([folder]), ["a"])
     assert found.runs[0].values["by_query_image", "P@1"][1] is None and found.n_queries == (30, 0)
     assert len(found.charts) == 4
+
+
+def test_data_without_images_are_not_split_by_image(results, config_dir):
+    folder = write_result(results, "picto", "a", 0, METRICS)
+    add_parts(folder, without_images(parts()))
+    (found,) = breakdowns(load([folder]), ["a"])
+    assert [part for part, _ in found.runs[0].values] == ["by_frequency", "by_frequency"] and len(found.charts) == 2
+    make_report([folder], config_dir, ["table1"], ReportOptions(side_by_side=("a",)), results / "report")
+    page = (results / "report/report.html").read_text(encoding="utf-8")
+    assert "group of labels, rarest first" in page and "with an image" not in page
+
+
+def test_a_side_without_labels_has_no_value(results):
+    folder = write_result(results, "picto", "a", 0, METRICS)
+    split = parts(without=40.0)
+    nothing = {"n_labels": 0, "n_true_pairs": 0, "contribution": {"P@1": 0.0, "P@5": 0.0}}
+    add_parts(folder, split | {"by_label_image": split["by_label_image"] | {"without": nothing}})
+    (found,) = breakdowns(load([folder]), ["a"])
+    with_image, without = found.runs[0].values["by_label_image", "P@1"]
+    assert with_image.mean == 20.0 and without is None and len(found.charts) == 3
 
 
 def test_scores_without_a_breakdown_are_named(results):

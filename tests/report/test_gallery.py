@@ -13,21 +13,21 @@ from result_files import METRICS, png, write_corpus, write_predictions, write_re
 
 from vixml.errors import VixmlError
 from vixml.files import load_array, save_array
-from vixml.report.report import N_EXTREMES, PIXELS, _data_uri, extremes, gallery, sample
+from vixml.report.report import N_EXTREMES, PIXELS, _data_uri, extremes, gallery, gallery_rows
 from vixml.report.results import load
 
 
 def test_the_sample_does_not_depend_on_results():
-    assert sample(1123).tolist() == sample(1123).tolist()
-    assert len(sample(1123)) == 12 == len(set(sample(1123).tolist()))
-    assert sorted(sample(5).tolist()) == [0, 1, 2, 3, 4]
+    assert gallery_rows(1123).tolist() == gallery_rows(1123).tolist()
+    assert len(gallery_rows(1123)) == 12 == len(set(gallery_rows(1123).tolist()))
+    assert sorted(gallery_rows(5).tolist()) == [0, 1, 2, 3, 4]
 
 
 def test_gallery_marks_true_labels_and_skips_missing_images(everything):
     options = everything.options
     found = gallery(options.corpus, options.images, (*COMPARE, "absent"), load(everything.folders))
     assert found.runs == ((COMPARE[0], 0), (COMPARE[1], 0), ("absent", None))
-    assert [q.row for q in found.parts[0].queries] == sample(30).tolist()
+    assert [q.row for q in found.parts[0].queries] == gallery_rows(30).tolist()
     for query in found.parts[0].queries:
         text, image = query.answers
         # ViXML answers row, row + 1, ...; text starts one later. True are row and row + 3.
@@ -87,7 +87,7 @@ def test_gains_and_losses_are_marked_as_picked_by_outcome(changed):
     for part in (gains, losses):
         assert part.rule.startswith("Picked by outcome") and "ties in the order of the file" in part.rule
     # What was drawn blind does not depend on how they went.
-    assert [query.row for query in blind.queries] == sample(30).tolist()
+    assert [query.row for query in blind.queries] == gallery_rows(30).tolist()
 
 
 def test_the_balance_counts_every_query(changed):

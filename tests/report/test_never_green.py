@@ -43,7 +43,7 @@ def results(runs: set[tuple[str, str]], values: dict[str, list[float]]) -> Resul
 
 
 def with_results(found: Results, registry: Registry | None = None) -> Sources:
-    return replace(sources(), registry=registry or sources().registry, results=found, costs={})
+    return replace(sources(), registry=registry or sources().registry, results=found)
 
 
 PICTO = {(block.dataset, row.run) for spec in SPECS for block in spec.measured for row in block.rows}

@@ -11,7 +11,7 @@ from result_files import METRICS, write_result
 from vixml.config.tables import load_any_tables, load_tables
 from vixml.files import read_json
 from vixml.plan.assumptions import HARDWARE
-from vixml.plan.cost import Job, predicted, run_cost
+from vixml.plan.cost import PlannedRun, predicted, run_cost
 from vixml.plan.plan import Plan, make_plan, parts_of_run, read_workflow
 from vixml.report.results import load
 from vixml.report.tables import Sources, missing_cost
@@ -80,7 +80,7 @@ def test_a_cell_predicts_what_the_plan_counts_for_its_run(name):
             own = {key.split("/")[0]: part for key, part in parts(section.dataset, line.run).items()}
             stages = ("predict",) if config.reuse else ("train", "index", "predict")
             world, gpu = registry().world, HARDWARE["gpu"]
-            cost = run_cost(Job.of(world, section.dataset, config), gpu)
+            cost = run_cost(PlannedRun.of(world, section.dataset, config), gpu)
             assert sum(own[stage].hours for stage in stages) == pytest.approx(cost.hours)
             assert {cell.verdict.why for cell in line.cells} == {predicted(world, section.dataset, config, gpu)}
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 from helpers import update_manifest
-from report_page import TABLES, Page
+from report_page import TABLES, Page, without_code
 from result_files import METRICS, write_result
 
 from vixml.errors import VixmlError
 from vixml.files import read_json, write_json
 from vixml.report.report import ReportOptions, make_report
+from vixml.report.write_tables import make_tables
 
 TEMPLATES = Path(make_report.__code__.co_filename).parent / "templates"
 
@@ -127,9 +128,43 @@ def test_a_run_is_in_the_page_once_however_many_cells_open_it(page, text):
 
 def test_every_cell_opens(page):
     inside = [attrs for tag, attrs in page.found if tag == "button" and attrs.get("class") == "open"]
-    printed = {attrs["popovertarget"] for attrs in inside if attrs["popovertarget"].startswith("printed-")}
+    published = {attrs["popovertarget"] for attrs in inside if attrs["popovertarget"].startswith("published-")}
     # Rows of Tables 1 and 3: 21 lines each (datasets x backbones that the paper filled).
-    assert len(printed) == 42
+    assert len(published) == 42
+
+
+def test_rows_of_ours_alone_are_compared_with_nothing(everything, tmp_path):
+    results, metrics = tmp_path / "results", METRICS | {"R@10": 60.0}
+    scores = [write_result(results, "picto", "linear", 0, metrics)]
+    scores += [write_result(results, "picto", "text-minilm-l3", seed, metrics) for seed in range(3)]
+    make_report(scores, everything.config, ["best"], ReportOptions("best"), tmp_path / "r")
+    make_tables(scores, everything.config, ["best"], tmp_path / "t")
+    page = without_code((tmp_path / "r/report.html").read_text(encoding="utf-8"))
+    markdown, latex = ((tmp_path / f"t/best.{form}").read_text(encoding="utf-8") for form in ("md", "tex"))
+    for text in (page, markdown, latex):
+        assert re.search("50.00 .+ 0.00 .3.", text)
+        assert not re.search("publish|verdict|reproduced|as printed|million", text, re.IGNORECASE)
+    # What the data are is still said.
+    assert "Stand-in data: none of these numbers confirms or refutes" in page and 'class="warning"' not in page
+
+
+def test_the_verdicts_count_tables_that_have_published_cells(everything, tmp_path):
+    make_report([], everything.config, ["table1", "best"], ReportOptions(), tmp_path / "r")
+    text = (tmp_path / "r/report.html").read_text(encoding="utf-8")
+    first, second = text[text.index('<section id="verdicts"') :].split("<tbody>")[1:3]
+    assert 'href="#table1"' in first and 'href="#best"' not in first.split("</tbody>")[0]
+    assert 'href="#best"' in second
+    best = text[text.index('<h3 id="best"') : text.index('<section id="verdicts"')]
+    assert ">verdict</th>" in text and ">verdict</th>" not in best
+
+
+def test_intervals_over_seeds_say_so(everything, text, tmp_path):
+    said = "The 95 % intervals are over seeds; the draw of test queries is not in them."
+    assert text.count(said) == 1 and '<th scope="col">95 % over seeds</th>' in text
+    score = write_result(tmp_path / "results", "picto", "text-minilm-l3", 0, METRICS)
+    make_report([score], everything.config, ["table1"], ReportOptions(), tmp_path / "r")
+    page = (tmp_path / "r/report.html").read_text(encoding="utf-8")
+    assert said not in page and "standard deviation over seeds" not in page
 
 
 def test_the_page_of_a_finished_workflow_stays_small(text):

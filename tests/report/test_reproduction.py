@@ -45,7 +45,7 @@ def shape(references):
 def test_the_committed_page_is_up_to_date_and_another_is_refused(tmp_path):
     committed, page = REPO / "docs/reproduction.md", tmp_path / "page.md"
     reproduction(CONFIG, committed, check=True)
-    text = re.sub(r"All together [\d,]+ hours", "All together 3 hours", committed.read_text(encoding="utf-8"))
+    text = re.sub(r"In total, [\d,]+ hours", "In total, 3 hours", committed.read_text(encoding="utf-8"))
     page.write_text(text, encoding="utf-8")
     with pytest.raises(VixmlError, match="out of date"):
         reproduction(CONFIG, page, check=True)
@@ -114,7 +114,7 @@ def test_hours_and_disk_are_those_of_what_was_not_run():
     missing, said = missing_cost(load_any_tables(CONFIG), sources()), pages(CONFIG)["parts"]
     shown = {line.split(" | ")[6].strip("` |"): line.split(" | ")[4] for line in said.splitlines() if "`" in line}
     assert shown == {name: duration(missing.by_table[name].hours or None) for name in EVERY_TABLE}
-    assert f"All together {missing.total.hours:,.0f} hours" in said
+    assert f"In total, {missing.total.hours:,.0f} hours" in said
 
 
 def test_every_part_of_the_paper_and_every_deviation_has_its_line():

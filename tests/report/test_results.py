@@ -11,7 +11,7 @@ from result_files import METRICS, write_manifest, write_picto, write_result
 from vixml.errors import VixmlError
 from vixml.files import read_json, write_json
 from vixml.provenance import stage
-from vixml.report.results import find, load, metric_over_seeds, over_seeds
+from vixml.report.results import find_scores, load, metric_over_seeds, over_seeds
 
 
 def test_reads_scores_hours_and_manifest(results):
@@ -37,7 +37,7 @@ def test_find_lists_finished_test_scores_of_named_runs_only(results):
     unfinished = write_result(results, "picto", "popularity", 2, METRICS)
     (unfinished / "manifest.json").unlink()
     write_result(results, "picto", "of-another-configuration", 0, METRICS)
-    assert find(results, {("picto", "popularity"), ("picto", "not-run")}) == [done]
+    assert find_scores(results, {("picto", "popularity"), ("picto", "not-run")}) == [done]
 
 
 def test_untrained_runs_have_no_hours(results):

@@ -53,6 +53,7 @@ def test_reference_and_results_give_the_same_table(config_dir, results, referenc
     )
     assert {line.count("|") for line in first.splitlines() if line.startswith("|")} == {9}
     assert "Stand-in data" in first and "commit c0ffee000000" in first and "30 test queries" in first
+    assert "| 95 % of P@1 over seeds |" in first and "; the draw of test queries is not in them. Stand-in" in first
     assert first.startswith("# Title\n") and first.endswith(f"{END}\n\nafter\n")
 
 
@@ -82,7 +83,7 @@ def test_runs_without_results_say_so(config_dir, results, capsys):
     write_result(results, "picto", "popularity", 0, {"P@1": 5.0, "P@5": 4.0, "PSP@1": 1.0, "R@100": 30.0})
     summary(results, None, None, config_dir)
     printed = capsys.readouterr().out
-    assert "5.00" in printed and "more rows of these tables were not run" in printed
+    assert "over seeds" not in printed and "5.00" in printed and "more rows of these tables were not run" in printed
     assert "tables:  not made yet" in printed and "report:  not made yet" in printed
 
 
@@ -91,7 +92,7 @@ def test_terminal_table_fits_80_columns(config_dir, results, capsys):
     (results / "tables").mkdir()
     summary(results, None, None, config_dir)
     printed = capsys.readouterr().out
-    assert "49.97±0.50" in printed and "3.1 min" in printed
+    assert "49.97±0.50" in printed and "3.1 min" in printed and "training seeds" in printed
     assert f"tables:  {results / 'tables'}" in printed
     places = ("tables:", "figures:", "report:")
     assert all(len(line) <= 80 or line.startswith(places) for line in printed.splitlines())

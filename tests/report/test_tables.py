@@ -97,13 +97,20 @@ def test_a_published_row_with_other_data_or_weights_is_a_stand_in(config_dir, re
 
 
 def test_a_users_own_data_stand_in_for_nothing_and_confirm_nothing(config_dir, results):
-    register_real(config_dir)
+    register_real(config_dir, vision_stand_in=True)
     path = config_dir / "datasets.yaml"
     own = "LF-AmazonTitles-131K, builder: catalogue, catalogue: {folder: x}"
     text = path.read_text(encoding="utf-8").replace("LF-AmazonTitles-131K, builder: picto, stand_in: false", own)
     path.write_text(text, encoding="utf-8")
     states = build("table1", config_dir, write_real(results)).states(True)
     assert own in text and (states["not-comparable"], states["stand-in"], states["matches"]) == (4, 0, 0)
+    # Nor do their weights, in a table of their own beside the paper's.
+    edit(config_dir / "tables/best.yaml", "dataset: picto", "dataset: LF-AmazonTitles-131K")
+    metrics = METRICS | {"R@10": 60.0}
+    score = write_result(results, "LF-AmazonTitles-131K", "vixml-minilm-l3", 0, metrics)
+    assert Registry(config_dir).stand_in("LF-AmazonTitles-131K", "vixml-minilm-l3")
+    table = build("best", config_dir, [score])
+    assert table.states(False)["not-comparable"] == len(metrics) and "stand-in" not in to_markdown(table)
 
 
 def test_a_vision_encoder_that_stands_in_marks_only_runs_with_images(config_dir, results):

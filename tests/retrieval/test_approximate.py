@@ -157,3 +157,12 @@ def test_a_long_filter_of_one_query_widens_no_others_search(kind, monkeypatch):
     ids, scores = find(kind, queries=QUERIES[:9], k=100, recall=1.0)
     expected = search(QUERIES[:9], LABELS, 100)
     assert max(asked) == 60 and np.array_equal(ids, expected[0]) and np.array_equal(scores, expected[1])
+
+
+@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
+def test_the_row_that_is_not_finite_is_named(kind):
+    queries = np.tile(QUERIES, (4, 1))
+    queries[[3, 650]] = np.nan
+    with pytest.raises(VixmlError) as error:
+        Searcher(kind)(queries, LABELS, 5)
+    assert error.value.where == "queries, row 3"

@@ -79,3 +79,11 @@ def test_its_limits_are_errors(monkeypatch, limit):
     monkeypatch.setattr(limits, limit, 3)
     with pytest.raises(VixmlError, match="too large for a linear model"):
         LinearModel.fit(TRAIN, LABELS)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_scores_that_are_not_finite_are_an_error(value):
+    model = LinearModel.fit(TRAIN, LABELS)
+    model.coefficients[:, 1] = value
+    with pytest.raises(VixmlError, match="not finite"):
+        linear_scores(features(model), model.coefficients, None)

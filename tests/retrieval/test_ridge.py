@@ -7,13 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rankings import agree
 from scipy.sparse import csr_matrix
 
-from vixml.config.run import Inference
+from vixml.config.run import Inference, Ridge
 from vixml.errors import VixmlError
 from vixml.ragged import Ragged
 from vixml.retrieval.approximate import Searcher
-from vixml.retrieval.ridge import LabelTerm, LinearTerm, local_ridge
+from vixml.retrieval.ridge import LabelTerm, LinearTerm, _solve, _solve_on_cpu, local_ridge
 
 N_LABELS, N_MANY = 9, 90
 
@@ -65,20 +66,6 @@ def naive(queries, voters, voter_labels, terms, how, filter=None, linear=None):
             scores[label] += 0 if linear is None else linear.weight * added[label]
         result.append(scores)
     return result
-
-
-def agree(ids, scores, expected):
-    """Check each row: the best labels by the expected scores, best first, ties by smaller id, then -1."""
-    for row, by_label in enumerate(expected):
-        length = min(len(by_label), ids.shape[1])
-        found = ids[row, :length].tolist()
-        assert (ids[row, length:] == -1).all() and (scores[row, length:] == -np.inf).all()
-        assert len(set(found)) == length and set(found) <= set(by_label)
-        assert scores[row, :length] == pytest.approx([by_label[label] for label in found], abs=2e-6)
-        best = sorted(by_label.values(), reverse=True)[:length]
-        assert scores[row, :length] == pytest.approx(best, abs=2e-6)
-        falling = np.diff(scores[row, :length])
-        assert (falling <= 0).all() and (np.diff(ids[row, :length])[falling == 0] > 0).all()
 
 
 def case(seed, n=3, n_voters=8, dim=3):
@@ -202,6 +189,21 @@ def test_a_long_training_query_that_is_orthogonal_to_the_query_is_refused():
     voters, labels = np.float32([[0, 100], [0, 100]]), Ragged.from_rows([[0], [0]], 1)
     with pytest.raises(VixmlError, match="length 1 at most"):
         local_ridge(np.float32([[1, 0]]), voters, labels, [], inference(1))
+
+
+@pytest.mark.parametrize(("regulariser", "bandwidth", "off"), [(0.2, 0.2, 1e-13), (1e-6, 0.2, 1e-8), (1e-6, 1e4, 1e-8)])
+def test_both_solvers_agree(regulariser, bandwidth, off):
+    """That of a GPU, on the processor, and LAPACK; with copies among the neighbours, kernel matrices are nearly singular."""
+    rng = np.random.default_rng(0)
+    voters = rng.standard_normal((300, 24)).astype(np.float32)
+    voters /= np.linalg.norm(voters, axis=1, keepdims=True)
+    voters[5:40] = voters[4]
+    ids = np.stack([np.arange(60), *(rng.permutation(300)[:60] for _ in range(9))]).astype(np.int32)
+    to_query, how = rng.random((10, 60)), Ridge(regulariser=regulariser, bandwidth=bandwidth)
+    expected = _solve_on_cpu(voters, ids, to_query.copy(), how, torch.device("cpu"), 0)
+    for source in (voters, torch.from_numpy(voters)):
+        found = _solve(source, ids, to_query.copy(), how, torch.device("cpu"), 0)
+        np.testing.assert_allclose(found, expected, atol=off * np.abs(expected).max())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -108,7 +108,7 @@ def test_neighbours_can_be_left_out(shop, packed, tmp_path):
 
 
 @pytest.mark.parametrize(("run", "what"), [
-    ("popular", "nothing to pack"), ("shuffled", "control"), ("text--augmented", "vote"), ("no-such", "unknown key"),
+    ("popular", "nothing to pack"), ("shuffled", "control"), ("text--augmented", "vote"), ("no-such", "unknown run"),
 ])  # fmt: skip
 def test_a_run_that_cannot_tag_is_refused(shop, tmp_path, run, what):
     with pytest.raises(VixmlError, match=what):
@@ -205,8 +205,8 @@ def test_a_choice_of_other_settings_or_other_trainings_is_not_packed(packed, sho
     (json_of(CONFIG, lambda value: value | {"auto_map": {"AutoModel": "evil.Evil"}}), "code of its own"),
     (edited(vision="eyes"), "does not know"), (edited(n_labels="many"), "does not know"), (edited(tokens=7), "does not know"),
     (edited(files=["head.safetensors"]), "does not know"), (edited(files={"head.safetensors": 1}), "does not know"),
-    (edited(dim=True), "does not know"), (edited(magic=1), "does not know"), (json_of(CONFIG, lambda _: 7), "no architecture"),
-    (json_of(CONFIG, lambda _: []), "no architecture"),
+    (edited(dim=True), "does not know"), (edited(magic=1), "does not know"), (json_of(CONFIG, lambda _: 7), "not a JSON object"),
+    (json_of(CONFIG, lambda _: []), "not a JSON object"),
     (lambda folder: (folder / "language/adapter_config.json").write_text("{}"), "not packed"), (another_head, "do not fit"),
     (a_way_out, "outside itself"),
 ])  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 
-def plain_groups(vectors: np.ndarray, n_groups: int, seed: int, large: int = 4600) -> np.ndarray:
+def plain_groups(vectors: np.ndarray, n_groups: int, seed: int, large: int = 5000) -> np.ndarray:
     """Return (n,) group ids; draws the same first centres as ours, level by level."""
     vectors, n = vectors.astype(np.float64), len(vectors)
     n_groups = min(n_groups, n)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import planted
@@ -17,7 +18,7 @@ from vixml.config.run import RunConfig
 from vixml.models.encode import all_prototypes, encode_items
 from vixml.ragged import Ragged
 from vixml.training.all_labels import Candidates, decoupled_softmax, draw_candidates, label_loss, refit
-from vixml.training.train import epoch_batches, initialise, new_state, train_step
+from vixml.training.train import batch_loss, epoch_batches, initialise, new_state, train_step
 
 ALL = {"method": "all-labels", "optimizer": {"lr": 5e-3, "lr_new": 5e-3, "lr_labels": 5e-3}}
 
@@ -220,6 +221,54 @@ def test_a_refit_goes_downhill_and_repeats_its_bytes():
         assert sum(taken) == 20 * 50 and after < 0.9 * before
         found.append(vectors)
     assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
+def test_a_refit_equals_a_plain_loop():
+    """Full batches; AdamW without decay and with a falling rate, from its definition, on the naive loss."""
+    rng, n_labels, epochs, rate = np.random.default_rng(3), 6, 4, 0.05
+    truth = [sorted(rng.choice(n_labels, 2, replace=False).tolist()) for _ in range(7)]
+    queries, start = made_up(rng, truth, n_labels)
+    given = RunConfig(training={"refit_epochs": epochs, "batch_size": 16}, optimizer={"lr_labels": rate})
+    found = Parameter(start.float(), requires_grad=False)
+    refit(found, queries.float(), Ragged.from_rows(truth, n_labels), given, 0, lambda _: None)
+    expected, mean, square = start.clone(), torch.zeros_like(start), torch.zeros_like(start)
+    trained = dict.fromkeys({label for labels in truth for label in labels}, 1.0)
+    for step in range(epochs):
+        leaf = expected.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(naive(queries, leaf, truth, given.loss.temperature, trained), [leaf])
+        mean = 0.9 * mean + 0.1 * gradient
+        square = 0.999 * square + 0.001 * gradient**2
+        unbiased = mean / (1 - 0.9 ** (step + 1)), square / (1 - 0.999 ** (step + 1))
+        expected -= rate * (1 - step / epochs) * unbiased[0] / (unbiased[1].sqrt() + given.optimizer.eps)
+    torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_total_with_a_term_for_u_equals_the_double_loop():
+    """Value and gradients; u is compared with the batch's labels, z with all."""
+    rng, truth, labels, weight = np.random.default_rng(0), [[0, 2], [2, 3, 5], [1]], [0, 1, 2], 0.5
+    made = [*made_up(rng, truth, 12), torch.from_numpy(rng.standard_normal((3, 4)))]
+    leaves = [[one.float().to(kind).requires_grad_() for one in made] for kind in (torch.float32, torch.float64)]
+    candidates = draw_candidates(Ragged.from_rows(truth, 12), np.arange(12), 2, rng)
+    in_batch = [[labels.index(label) for label in row if label in labels] for row in truth]
+    batch = SimpleNamespace(
+        labels=np.array(labels), pairs=np.array([(i, label) for i, row in enumerate(in_batch) for label in row]),
+        drawn_label=np.zeros((3, 3), int), drawn_query=np.zeros(3, int), candidates=candidates,
+    )  # fmt: skip
+    queries, vectors, texts = leaves[0]
+    training = SimpleNamespace(
+        config=RunConfig(method="all-labels", loss={"text_weight": weight}),
+        model=SimpleNamespace(vectors=vectors, prototypes=None), device=torch.device("cpu"),
+    )  # fmt: skip
+    found, terms = batch_loss(training, batch, queries, texts)
+    stands_for = dict(zip(candidates.labels.tolist(), np.exp(candidates.log_weight).tolist(), strict=True))
+    of_z = naive(leaves[1][0], leaves[1][1], truth, 0.1, stands_for)
+    of_u = naive(leaves[1][0], leaves[1][2], in_batch, 0.1, dict.fromkeys(range(3), 1.0))
+    torch.testing.assert_close(found.double(), of_z + weight * of_u, atol=1e-6, rtol=1e-6)
+    assert [terms[name].item() for name in ("q_z", "q_u")] == pytest.approx([of_z.item(), of_u.item()])
+    for a, b in zip(
+        torch.autograd.grad(found, leaves[0]), torch.autograd.grad(of_z + weight * of_u, leaves[1]), strict=True
+    ):
+        torch.testing.assert_close(a.double(), b, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 from tiny_models import VOCABULARY, random_lists
 
 from vixml.config.run import RunConfig
-from vixml.models.packing import MULTIPLE, Sequences, pack
+from vixml.models.packing import MULTIPLE, Sequences, pack_sequences
 from vixml.ragged import Ragged
 from vixml.training.batches import EpochBatches, TrainingSet, draw_positives, iterate, query_order
 from vixml.training.distributed import ProcessGroup
@@ -126,7 +126,7 @@ def test_the_stream_has_queries_then_labels(data):
         ]
         for name in ("tokens", "images")
     )
-    expected = pack(Ragged.from_rows(texts, VOCABULARY), Ragged.from_rows(images, IMAGES), multiple=MULTIPLE)
+    expected = pack_sequences(Ragged.from_rows(texts, VOCABULARY), Ragged.from_rows(images, IMAGES), multiple=MULTIPLE)
     for name, value in vars(expected).items():
         if name != "image_vectors":
             np.testing.assert_array_equal(getattr(batch.parts[0], name), value, err_msg=name)

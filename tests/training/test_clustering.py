@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from plain_clustering import plain_groups
 from torch.nn import functional as F
 
+from vixml.config.load import load_world
 from vixml.training import clustering
 from vixml.training.clustering import balanced_groups, group_means, ordered_sums
+from vixml.training.mining import LARGE
 
 
 def unit(n, dim=8, seed=0):
@@ -83,6 +85,10 @@ def test_a_large_group_takes_more_steps_until_it_settles(monkeypatch, n):
     np.testing.assert_array_equal(long, plain_groups(vectors.numpy(), n // 10, 1, large=70))
     if n == 1200:
         assert objective(vectors, long) > objective(vectors, short)
+
+
+def test_picto_is_clustered_as_for_its_published_results():
+    assert load_world("config").datasets["picto"].expect.n_train == 4524 < LARGE
 
 
 def test_equal_vectors_are_ranked_by_place_as_written_plainly():

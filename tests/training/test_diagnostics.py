@@ -20,7 +20,14 @@ from vixml.errors import VixmlError
 from vixml.ragged import Ragged
 from vixml.training import diagnostics
 from vixml.training import train as stage_module
-from vixml.training.diagnostics import Queries, collapse_warning, hits, knn_precision_at_1, mean_cosine, precision_at_1
+from vixml.training.diagnostics import (
+    WatchedQueries,
+    collapse_warning,
+    hits,
+    knn_precision_at_1,
+    mean_cosine,
+    precision_at_1,
+)
 from vixml.training.train import TrainingView, encode_shared
 
 
@@ -55,7 +62,7 @@ def test_precision_at_1(n, n_labels, seed):
     for i in range(n):
         scores = [float(queries[i] @ label) for label in labels]
         right += scores.index(max(scores)) in truth.row(i)
-    assert precision_at_1(Queries(queries, truth), labels) == pytest.approx(100 * right / n)
+    assert precision_at_1(WatchedQueries(queries, truth), labels) == pytest.approx(100 * right / n)
 
 
 @settings(deadline=None)
@@ -69,7 +76,7 @@ def test_knn_precision_at_1(n, n_train, neighbours, seed):
         share = [math.exp(float(queries[i] @ train[j]) / 0.5) for j in nearest]
         votes = [sum(s for s, j in zip(share, nearest, strict=True) if m in train_truth.row(j)) for m in range(9)]
         right += votes.index(max(votes)) in truth.row(i)
-    found = knn_precision_at_1(Queries(queries, truth), Queries(train, train_truth), neighbours, 0.5)
+    found = knn_precision_at_1(WatchedQueries(queries, truth), WatchedQueries(train, train_truth), neighbours, 0.5)
     assert found == pytest.approx(100 * right / n)
 
 
@@ -226,7 +233,10 @@ def test_with_nothing_held_out_a_sample_of_the_labels_is_enough(task, tmp_path, 
 
 def test_queries_are_ranked_in_pieces(monkeypatch):
     labels = unit(31, 6, 1)
-    queries, train = Queries(unit(23, 6, 0), random_truth(23, 31, 3)), Queries(unit(40, 6, 2), random_truth(40, 31, 4))
+    queries, train = (
+        WatchedQueries(unit(23, 6, 0), random_truth(23, 31, 3)),
+        WatchedQueries(unit(40, 6, 2), random_truth(40, 31, 4)),
+    )
     whole = precision_at_1(queries, labels), knn_precision_at_1(queries, train)
     monkeypatch.setattr(diagnostics, "PRODUCTS", 70)
     assert (precision_at_1(queries, labels), knn_precision_at_1(queries, train)) == whole

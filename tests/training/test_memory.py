@@ -115,7 +115,7 @@ def softmax_settings(method="all-labels", **training):
         (softmax_settings(), (stage_module, "label_loss", 2), "epoch 1, step 3", ["items_at_once", "sampled_labels"]),
         (softmax_settings(), (Siamese, "encode", 0), "epoch 1, encoding", ["items_at_once"]),
         (softmax_settings("DEXA", refit_epochs=2), (stage_module, "refit", 0), "fitting label", ["sampled_labels"]),
-        (softmax_settings("DEXA"), (stage_module.diagnostics, "evaluate", 0), "epoch 1, after", ["items_at_once"]),
+        (softmax_settings("DEXA"), (stage_module.diagnostics, "diagnose", 0), "epoch 1, after", ["items_at_once"]),
     ],
     ids=["softmax", "first encoding", "refit", "diagnostics"],
 )

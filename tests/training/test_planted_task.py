@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from vixml.models.encode import all_prototypes, encode_items
 from vixml.models.inputs import open_inputs
-from vixml.training.diagnostics import Queries, precision_at_1
+from vixml.training.diagnostics import WatchedQueries, precision_at_1
 
 STEPS = 40
 CHANCE = 100 / (planted.WORDS * planted.KINDS)
@@ -26,7 +26,7 @@ def learn(task, folder, seed=0, **changes):
     assert training.total_steps == STEPS
     data = open_inputs(task, config, seed)
     test, labels = (encode_items(training.model, data.sequences[split], "fp32") for split in ("test", "label"))
-    queries = Queries(F.normalize(test, dim=1), data.corpus.labels("test"))
+    queries = WatchedQueries(F.normalize(test, dim=1), data.corpus.labels("test"))
     scores = {"u": precision_at_1(queries, F.normalize(labels, dim=1))}
     if config.has_prototypes:
         scores["z"] = precision_at_1(queries, all_prototypes(training.model, labels))

@@ -80,16 +80,15 @@ def test_a_file_of_rules_opens_with_its_contract(path):
 def test_a_rule_has_every_directive_and_calls_one_command_with_its_options(text):
     named = re.match(r"rule [a-z]+_[a-z]+:\n    \"\"\"[A-Z].*\.\"\"\"\n", text)
     assert named, "no name of verb and noun, or no docstring"
-    # Log, benchmark and environment are the same for all: rules/stages.smk. Heavy and light resources: rules/resources.smk.
-    for directive in ("output", "resources", "params", "message"):
+    # Log, benchmark, environment and settings follow from the stage: rules/stages.smk. Heavy and light resources: rules/resources.smk.
+    for directive in ("output", "resources", "message"):
         assert re.search(rf"^    {directive}:", text, re.MULTILINE), f"no {directive}"
     assert re.search(r"mem_mb=.*runtime=|\*\*heavy\(|\*\*LIGHT", text, re.DOTALL)
     assert set(re.findall(r"wildcards\.(\w+)", text)) <= WILDCARDS
 
     shell = text.split("shell:")[1]
     [command] = re.findall(r"\bvixml ([a-z-]+)", shell)
-    # A download is named by its hash; no edit of code asks for it again.
-    assert command in STAGES and (f'**obeys("{command}")' in text or command == "download")
+    assert command in STAGES
     assert "2>&1 | logged {log:q}" in shell
     known = {option for parameter in typer.main.get_command(app).commands[command].params for option in parameter.opts}
     assert set(re.findall(r"--[a-z-]+", shell)) | set(re.findall(r'f"(--[a-z-]+) ', text)) <= known

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from vixml.config.load import load_world, unknown_key
+from vixml.config.load import load_world, require
 from vixml.config.registry import World
 from vixml.data.corpus import SPLITS, Corpus, verify_counts
-from vixml.data.download import verify_file
+from vixml.data.download import verify_download
 from vixml.data.propensity import inverse_propensity
 from vixml.errors import VixmlError, expect_equal
 from vixml.evaluation.metrics import evaluate
@@ -73,7 +73,7 @@ def attempt(check: Callable[[], str | None], where: object = None) -> str | Vixm
         return VixmlError("a file does not hold what it should", found=found, where=where)
 
 
-def require(ok: bool, what: str, found: object, expected: object, where: object) -> None:
+def ensure(ok: bool, what: str, found: object, expected: object, where: object) -> None:
     """Raise VixmlError unless ``ok``."""
     if not ok:
         raise VixmlError(what, found=found, expected=expected, where=where)
@@ -95,7 +95,7 @@ class Artifact:
 
     path: Path
     names: dict[str, str]
-    results: Results
+    results: FinishedFolders
 
     @property
     def finished(self) -> bool:
@@ -146,7 +146,7 @@ class Artifact:
         """Check that the manifest can be read, was not altered by hand, and has its parts."""
         file, manifest = self.path / MANIFEST, read_manifest(self.path)
         for key, kind in KEYS.items():
-            require(isinstance(manifest.get(key), kind), "a manifest lacks a part", f"no {key}", ", ".join(KEYS), file)
+            ensure(isinstance(manifest.get(key), kind), "a manifest lacks a part", f"no {key}", ", ".join(KEYS), file)
 
     def same_files(self) -> None:
         """Check that the files are those that the stage wrote, by size and SHA-256, and that there are no others."""
@@ -176,7 +176,7 @@ class Artifact:
 # -- checks of one stage's files, from data to scores --------------------------------------------------------------------
 
 
-def raw_files(results: Results) -> str:
+def raw_files(results: FinishedFolders) -> str:
     """Check the downloaded files that are present against the registry's sizes and hashes."""
     folder = raw_dir(results.folder)
     found = {name: source for name, source in results.world.sources.items() if (folder / source.filename).is_file()}
@@ -191,7 +191,7 @@ def raw_files(results: Results) -> str:
             size, what = file.stat().st_size, "a raw file was altered or cut short"
             expect_equal(f"{size} bytes", f"{source.bytes or size} bytes", what, where=file)
         else:
-            verify_file(file, name, source)
+            verify_download(file, name, source)
     hand = f", {unknown} placed by hand, without a known hash" if unknown else ""
     return f"{len(found) - unknown} raw files as registered{hand}"
 
@@ -219,7 +219,7 @@ def token_rows(folder: Artifact) -> str:
         what = "tokens are not those of the corpus"
         expect_equal(f"{len(rows)} rows", f"{corpus.n(split)} rows", what, where=where)
         longest = int(rows.lengths.max(initial=0))
-        require(longest <= allowed, "a text has more tokens than allowed", longest, f"{allowed} at most", where)
+        ensure(longest <= allowed, "a text has more tokens than allowed", longest, f"{allowed} at most", where)
     return f"{folder.path.name}: {sum(corpus.n(split) for split in SPLITS):,} texts"
 
 
@@ -256,14 +256,14 @@ def same_identity(folder: Artifact) -> None:
     require_values(folder.config, folder.identity, folder.path / MANIFEST, what)
 
 
-def training_record(folder: Artifact) -> None:
+def check_training_record(folder: Artifact) -> None:
     """Check that ``training.json`` is of this run, and that its last loss is a number."""
     file = folder.path / "training.json"
     record = read_json(file)
     require_values(record, folder.identity, file, "a training record of something else")
     loss = (record.get("last_epoch") or {}).get("loss")
     ok = loss is None or math.isfinite(loss)
-    require(ok, "a training ended without a loss", loss, "a finite number", f"{file}: last_epoch.loss")
+    ensure(ok, "a training ended without a loss", loss, "a finite number", f"{file}: last_epoch.loss")
 
 
 def finite_weights(folder: Artifact) -> None:
@@ -291,7 +291,7 @@ def unit_rows(folder: Artifact) -> str:
         vectors = load_array(file)
         ok = vectors.ndim == 2 and len(vectors) == n and vectors.dtype == np.float32
         found, expected = f"{vectors.shape} {vectors.dtype}", f"({n}, dim) float32"
-        require(ok, "an index is not that of the corpus", found, expected, file)
+        ensure(ok, "an index is not that of the corpus", found, expected, file)
         rows, norms = sampled_norms(vectors)
         wrong = np.flatnonzero(~(np.abs(norms - 1) <= UNIT))  # NaN is wrong too
         if len(wrong):
@@ -310,7 +310,7 @@ def rankings(folder: Artifact) -> str:
     found = load_predictions(folder.path, folder.corpus.n(source), folder.corpus.n_labels)
     expected = "held-out rows of train for split validation, and for no other"
     ok = (found.rows is not None) == (source == "train")
-    require(ok, "predictions of another split", folder.config["split"], expected, folder.path)
+    ensure(ok, "predictions of another split", folder.config["split"], expected, folder.path)
     return exact_recall(folder, found) if how["method"] == "label-search" else f"{how['method']}: rankings whole"
 
 
@@ -322,7 +322,7 @@ def exact_recall(folder: Artifact, predictions: Predictions) -> str:
     """
     index, source, how = folder.input("index"), folder.source, folder.config["inference"]
     ranked, scores = predictions.labels, load_array(folder.path / "scores.npy")
-    some = sample(len(ranked), QUERIES)
+    some = sampled_rows(len(ranked), QUERIES)
     rows = some if predictions.rows is None else predictions.rows[some]
     queries = load_array(index / f"{source}.npy")[rows].astype(np.float64)
     labels = load_array(index / f"label_{how['labels_as']}.npy")
@@ -338,19 +338,19 @@ def exact_recall(folder: Artifact, predictions: Predictions) -> str:
         reachable, predicted = best[i][best[i] > -np.inf], ranked[row][ranked[row] >= 0]
         n, excluded = len(reachable), int(np.isin(predicted, banned.row(i)).sum())
         found = f"{len(predicted)} labels, {excluded} excluded"
-        require(len(predicted) == n and not excluded, few, found, f"{n} labels", in_labels)
+        ensure(len(predicted) == n and not excluded, few, found, f"{n} labels", in_labels)
         exact = labels[predicted].astype(np.float64) @ queries[i]
         off = np.abs(exact - scores[row, : len(predicted)]).max(initial=0)
         what, expected = "scores are not the inner products of the index", f"within {CLOSE:g}"
-        require(off <= CLOSE, what, f"off by {off:.3g}", expected, in_scores)
+        ensure(off <= CLOSE, what, f"off by {off:.3g}", expected, in_scores)
         hits = int((exact >= reachable.min(initial=np.inf) - CLOSE).sum())
-        require(hits == n or not exactly, other, f"recall@{k} = {hits / max(n, 1):.4f}", "1", in_labels)
+        ensure(hits == n or not exactly, other, f"recall@{k} = {hits / max(n, 1):.4f}", "1", in_labels)
         wanted, right = wanted + n, right + hits
     if exactly:
         return f"recall@{k} = 1 against exact search"
     recall, least, where = right / max(wanted, 1), how["index_recall"], folder.path / "labels.npy"
     what, expected = "an index misses more than the run allows", f"{least:g}, on another sample of queries"
-    require(recall >= least - SAMPLED, what, f"recall@{k} = {recall:.4f}", expected, where)
+    ensure(recall >= least - SAMPLED, what, f"recall@{k} = {recall:.4f}", expected, where)
     return f"recall@{k} of at least {least:g} through an index ({how['index']})"
 
 
@@ -384,13 +384,13 @@ def same_scores(folder: Artifact) -> str:
     expect_equal(", ".join(sorted(found)), ", ".join(sorted(again)), "a score has other metrics", where=file)
     for name, value in again.items():
         ok = abs(value - found[name]) <= 1e-6
-        require(ok, f"{name} is not that of the predictions", found[name], value, f"{file}: {name}")
+        ensure(ok, f"{name} is not that of the predictions", found[name], value, f"{file}: {name}")
     return f"{len(again)} metrics computed again"
 
 
 def sampled_norms(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return a sample of the rows of a matrix, ascending, and their norms in float32."""
-    rows = sample(len(vectors), ROWS)
+    rows = sampled_rows(len(vectors), ROWS)
     norms = np.zeros(len(rows), dtype=np.float32)
     for at in range(0, len(rows), PIECE):
         part = take_rows(vectors, rows[at : at + PIECE]).astype(np.float32)
@@ -398,7 +398,7 @@ def sampled_norms(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rows, norms
 
 
-def sample(n: int, at_most: int) -> np.ndarray:
+def sampled_rows(n: int, at_most: int) -> np.ndarray:
     """Return all of ``n`` rows, or ``at_most`` of them, ascending, the same ones every time.
 
     Example:
@@ -423,7 +423,7 @@ CHECKS: dict[str, dict[str, tuple[Check, ...]]] = {
         "embed-images": (image_norms,),
         "export-dataset": (),
     },
-    "model": {"prepare-model": (), "train": (same_identity, training_record, finite_weights)},
+    "model": {"prepare-model": (), "train": (same_identity, check_training_record, finite_weights)},
     "index": {"build-index": (same_identity, unit_rows), "measure-latency": (same_identity,)},
     "predictions": {"install-peers": (), "choose-inference": (same_identity,), "predict": (same_identity, rankings)},
     "scores": {"score": (same_identity, same_scores)},
@@ -446,7 +446,7 @@ class StageReport:
 
 
 @dataclass(frozen=True)
-class Results:
+class FinishedFolders:
     """The finished folders to look at: all, or those of one dataset, or of one run and the run whose model it uses.
 
     ``quick`` compares only the size of large files.
@@ -505,19 +505,18 @@ class Results:
 
 def open_results(
     folder: Path, config_dir: Path, dataset: str | None = None, run: str | None = None, *, quick: bool = False
-) -> Results:
+) -> FinishedFolders:
     """Return the results to look at.
 
     Raises:
         VixmlError: a dataset or run without any result, or nothing finished at all: a check of nothing cannot fail.
     """
-    everything = Results(folder, load_world(config_dir), quick=quick)
-    if dataset is not None and dataset not in everything.datasets:
-        raise unknown_key(dataset, sorted(everything.datasets), f"--dataset: {folder}")
-    runs = sorted({r for d, r in everything.runs if dataset in (None, d)})
-    if run is not None and run not in runs:
-        raise unknown_key(run, runs, f"--run: {folder}/runs")
-    chosen = Results(folder, everything.world, dataset, run, quick)
+    everything = FinishedFolders(folder, load_world(config_dir), quick=quick)
+    if dataset is not None:
+        require(dataset, everything.datasets, f"--dataset: {folder}", "dataset")
+    if run is not None:
+        require(run, {r for d, r in everything.runs if dataset in (None, d)}, f"--run: {folder}/runs", "run")
+    chosen = FinishedFolders(folder, everything.world, dataset, run, quick)
     stages = [stage for checks in CHECKS.values() for stage in checks]
     if not any(artifact.finished for stage in stages for artifact in chosen.artifacts(stage)):
         what, hint = "there is nothing to check", "make some results, e.g. `make demo`"
@@ -525,7 +524,7 @@ def open_results(
     return chosen
 
 
-def inspect(results: Results) -> Iterator[StageReport]:
+def inspect(results: FinishedFolders) -> Iterator[StageReport]:
     """Yield the report of each stage, in order; the one that fails is the last."""
     for stage in CHECKS:
         report = inspect_stage(results, stage)
@@ -534,7 +533,7 @@ def inspect(results: Results) -> Iterator[StageReport]:
             return
 
 
-def inspect_stage(results: Results, stage: str) -> StageReport:
+def inspect_stage(results: FinishedFolders, stage: str) -> StageReport:
     """Check all folders of one stage; a folder's first failure ends the checks of that folder only."""
     answers: list[str | VixmlError | Absent] = []
     if stage == "data":

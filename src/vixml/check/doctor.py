@@ -41,6 +41,7 @@ FINISHED = {
 }  # fmt: skip
 PAGES = ("tables", "figures", "report")
 SEVERAL = 8  # partitions to list at most
+SLURM_PROFILE = "profiles/slurm/config.yaml"
 
 
 # -- what a killed run left behind: its lock, and jobs that still run, here or in SLURM's queue ----------------------------
@@ -152,20 +153,12 @@ def mend_rwlock(folder: Path) -> str:
 
 
 def require_tracked(results: Path, pages: Path | None) -> None:
-    """Check that a configuration writes where DVC looks (dvc.yaml): ``results``, and its pages in the same folder.
-
-    Raises:
-        VixmlError: it writes somewhere else.
-    """
+    """Raise VixmlError unless a configuration writes where DVC looks (dvc.yaml): ``results``, for its pages, too."""
     for key, folder in (("results", results), ("pages", pages)):
         if folder is not None and folder.resolve() != Path("results").resolve():
-            raise VixmlError(
-                "DVC tracks the folder `results`, and this configuration writes somewhere else",
-                where=f"{key} of the configuration",
-                found=folder,
-                expected="results",
-                hint="leave the key out; or run snakemake without DVC; or name the folder in dvc.yaml",
-            )
+            what = "DVC tracks the folder `results`, and this configuration writes somewhere else"
+            hint = "leave the key out; or run snakemake without DVC; or name the folder in dvc.yaml"
+            raise VixmlError(what, where=f"{key} of the configuration", found=folder, expected="results", hint=hint)
 
 
 # -- the description ------------------------------------------------------------------------------------------------------
@@ -178,12 +171,12 @@ def block(results: Path, config_dir: Path) -> str:
         "python": lambda: f"{platform.python_implementation()} {platform.python_version()}, {sys.executable}",
         "system": platform.platform,
         "processor": processor,
-        "memory": memory,
-        "disk": lambda: disk(results),
+        "memory": describe_memory,
+        "disk": lambda: describe_disk(results),
         "gpu": gpu,
         "torch": torch_build,
-        "packages": packages,
-        "snakemake": snakemake,
+        "packages": describe_packages,
+        "snakemake": describe_snakemake,
         "tools": lambda: ", ".join(f"{name} {'yes' if shutil.which(name) else 'no'}" for name in TOOLS),
         "config": lambda: configurations(config_dir),
         "results": lambda: finished(results),
@@ -224,7 +217,7 @@ def processor() -> str:
     return f"{found['processor']}, {found['cores']} cores usable of {os.cpu_count()}"
 
 
-def memory() -> str:
+def describe_memory() -> str:
     """Return main memory, and the limit of a container if there is one."""
     found, limit = psutil.virtual_memory(), memory_limit()
     limited = "" if limit is None else f", at most {size(limit)} here"
@@ -238,7 +231,7 @@ def memory_limit() -> int | None:
     return int(found) if found.isdecimal() else None
 
 
-def disk(results: Path) -> str:
+def describe_disk(results: Path) -> str:
     """Return the free space for results."""
     usage = shutil.disk_usage(existing(results))
     return f"{size(usage.free)} free of {size(usage.total)}, for {results}"
@@ -293,7 +286,7 @@ def installed() -> Iterator[tuple[Requirement, str | None]]:
                 yield required, None
 
 
-def packages() -> str:
+def describe_packages() -> str:
     """Return the packages that vixml requires, and mark those that differ from requirements.lock."""
     locks = [folder / "requirements.lock" for folder in (Path.cwd(), REPOSITORY)]
     lock = next((path.read_text(encoding="utf-8") for path in locks if path.is_file()), "")
@@ -307,7 +300,7 @@ def packages() -> str:
     return ", ".join(found) + ("" if pins else "\nrequirements.lock was not found: nothing to compare with")
 
 
-def snakemake() -> str:
+def describe_snakemake() -> str:
     """Return the version of Snakemake and the path of its command."""
     beside = Path(sys.executable).with_name("snakemake")
     absent = f"{beside}, not on PATH" if beside.exists() else "the command was not found"
@@ -359,11 +352,7 @@ def checkpoints(results: Path) -> str:
 
 
 def require_conda() -> None:
-    """Check that Snakemake will find a conda client.
-
-    Raises:
-        VixmlError: there is none.
-    """
+    """Raise VixmlError unless Snakemake will find a conda client."""
     if shutil.which("conda") is None:
         raise VixmlError(
             "--use-conda needs a conda client, and there is none",
@@ -374,12 +363,9 @@ def require_conda() -> None:
 
 
 def require_slurm(partitions: Iterable[str]) -> None:
-    """Check that SLURM answers, and has every partition that jobs will be sent to.
+    """Raise VixmlError unless there is a SLURM, it answers, and it has every partition that jobs will be sent to.
 
     ``partitions``: one may be several names, joined by commas, as ``sbatch`` takes them.
-
-    Raises:
-        VixmlError: no SLURM, no answer, or no such partition.
     """
     absent = [program for program in ("sinfo", "sbatch", "squeue") if shutil.which(program) is None]
     if absent:
@@ -399,32 +385,24 @@ def require_slurm(partitions: Iterable[str]) -> None:
     unknown = sorted({part for named in partitions for part in named.split(",")} - set(offered))
     if unknown:
         more = f" and {len(offered) - SEVERAL} more" if len(offered) > SEVERAL else ""
-        raise VixmlError(
-            f"SLURM has no partition {unknown[0]!r}",
-            where="profiles/slurm/config.yaml: slurm_partition",
-            found=f"sinfo lists: {', '.join(offered[:SEVERAL])}{more}",
-            hint=f"name one of them there, such as slurm_partition: {offered[0]} (--default-resources on the command line would "
-            "replace all of the profile's, also the account)"
-            if offered
-            else "ask your administrators for a partition",
-        )
+        what, found = f"SLURM has no partition {unknown[0]!r}", f"sinfo lists: {', '.join(offered[:SEVERAL])}{more}"
+        hint = "ask your administrators for a partition"
+        if offered:
+            hint = f"name one of them there, such as slurm_partition: {offered[0]} (--default-resources on the command line would "
+            hint += "replace all of the profile's, also the account)"
+        raise VixmlError(what, where=f"{SLURM_PROFILE}: slurm_partition", found=found, hint=hint)
 
 
 def require_array(rule: str, jobs: int, limit: int, at_once: int) -> None:
-    """Check that a rule's job arrays can be filled: the executor holds jobs back until an array is full.
+    """Raise VixmlError unless a rule's job arrays can be filled: the executor holds jobs back until an array is full.
 
     ``jobs`` are to be run; an array has at most ``limit`` (``--slurm-array-limit``), and ``at_once`` may run together.
-
-    Raises:
-        VixmlError: an array is larger than the number of jobs that may run together.
     """
     if min(jobs, limit) > at_once:
-        raise VixmlError(
-            f"an array of {min(jobs, limit)} jobs of {rule} would never be submitted",
-            where="profiles/slurm/config.yaml: jobs, resources",
-            found=f"at most {at_once} of them may run at once",
-            hint=f"give --slurm-array-limit {at_once}, or allow more jobs and GPUs",
-        )
+        what = f"an array of {min(jobs, limit)} jobs of {rule} would never be submitted"
+        found = f"at most {at_once} of them may run at once"
+        hint = f"give --slurm-array-limit {at_once}, or allow more jobs and GPUs"
+        raise VixmlError(what, where=f"{SLURM_PROFILE}: jobs, resources", found=found, hint=hint)
 
 
 @contextmanager
@@ -440,12 +418,9 @@ def _each_error_as(what: str, where: str, hint: str) -> Iterator[None]:
 
 
 def require_remote(root: Path, name: str | None = None, *, filled: bool = False) -> str:
-    """Check that DVC has a remote (None: the default one), and that it can be reached; return its address.
+    """Return the address of DVC's remote (None: the default one); VixmlError unless there is one that can be reached.
 
     ``filled``: its folder must exist, as for a pull; a push creates it, but not the folder above it.
-
-    Raises:
-        VixmlError: no remote, or one that cannot be reached.
     """
     from dvc.repo import Repo
 
@@ -460,20 +435,14 @@ def require_remote(root: Path, name: str | None = None, *, filled: bool = False)
         known = sorted(repo.config["remote"])
         chosen = name or repo.config["core"].get("remote")
         if chosen not in known:
-            raise VixmlError(
-                f"DVC knows no remote {chosen!r}" if chosen else "DVC has no default remote",
-                where=where,
-                found=f"remotes: {', '.join(known) or 'none'}",
-                hint=f"name one of them, or add one: {add}" if known else add,
-            )
+            what = f"DVC knows no remote {chosen!r}" if chosen else "DVC has no default remote"
+            found, hint = f"remotes: {', '.join(known) or 'none'}", f"name one of them, or add one: {add}"
+            raise VixmlError(what, where=where, found=found, hint=hint if known else add)
         remote = repo.cloud.get_remote(chosen)
         new = remote.fs.protocol == "local" and not filled
         folder = str(Path(remote.path).parent) if new else remote.path
         if not remote.fs.exists(folder):
-            raise VixmlError(
-                f"the DVC remote {chosen!r} is not there",
-                where=where,
-                found=f"nothing at {folder}",
-                hint=f"mount or create it, or correct its address: dvc remote modify {chosen} url PLACE",
-            )
+            what, found = f"the DVC remote {chosen!r} is not there", f"nothing at {folder}"
+            hint = f"mount or create it, or correct its address: dvc remote modify {chosen} url PLACE"
+            raise VixmlError(what, where=where, found=found, hint=hint)
         return remote.fs.unstrip_protocol(remote.path)

@@ -25,7 +25,7 @@ METRICS = {f"{name}@{k}" for names, ks in (("P nDCG PSP PSnDCG", KS), ("R hit MA
 Scored = tuple[str, str, str]  # dataset, run, split
 
 
-def named(scored: Iterable[Mapping[str, Any]]) -> str:
+def runs_value(scored: Iterable[Mapping[str, Any]]) -> str:
     """Return runs as the value of ``VIXML_RUNS``.
 
     Example:
@@ -36,16 +36,15 @@ def named(scored: Iterable[Mapping[str, Any]]) -> str:
 
 
 def parse(runs: str) -> list[Scored]:
-    """Return the runs of :func:`named`; what is none is left out."""
+    """Return the runs of :func:`runs_value`; what is none is left out."""
     parts = [tuple(part.split(":")) for part in runs.split()]
     return [part for part in parts if len(part) == 3]
 
 
 def expect_fit(project: Project, scored: Iterable[Scored], published: bool = True) -> None:
-    """Check that runs can be trained and scored on their data; ``published``: image embeddings may be imported.
+    """Raise VixmlError, with file and key, for the first run that cannot be trained and scored on its data.
 
-    Raises:
-        VixmlError: the first run that cannot; its file and key are named.
+    ``published``: image embeddings may be imported.
     """
     scored = list(scored)
     _expect_one_share(project, scored)
@@ -148,17 +147,14 @@ def _misfits(
 
 
 def expect_known_rows(project: Project, specs: Mapping[str, TableSpec | FactsSpec], where: Path) -> None:
-    """Check the metrics that tables name, and the runs that a configuration of one file names in its own table.
+    """Raise VixmlError, with the nearest name, for an unknown metric, or an unknown run in a one-file configuration's table.
 
     A row of a run that does not exist reads "not run", as it should in the paper's tables, which a user's runs need not fill.
-
-    Raises:
-        VixmlError: an unknown run or a metric that is never computed, with the nearest name.
     """
     known = {run for _, run in project.runs}
     for name, spec in specs.items():
         file = where if where.is_file() else where / "tables" / f"{name}.yaml"
         for dataset, run, _ in named_runs(spec.model_dump()) if where.is_file() else ():
-            require(run, known, f"{file}: a row of {dataset}")
+            require(run, known, f"{file}: a row of {dataset}", "run")
         for metric in getattr(spec, "metrics", ()):
-            require(metric, METRICS, f"{file}: metrics")
+            require(metric, METRICS, f"{file}: metrics", "metric")

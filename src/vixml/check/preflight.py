@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -33,11 +33,10 @@ from vixml.data.download import by_hand, hub_error, partial_folder
 from vixml.data.hub_checkpoint import placed_folder
 from vixml.errors import VixmlError
 from vixml.plan.assumptions import CONTEXT, HARDWARE
-from vixml.plan.cost import Cost
 from vixml.plan.plan import Plan, RunKey, make_plan
 from vixml.provenance import MANIFEST, existing
 from vixml.runtime import SCARCE, SHARED, gpu_hardware
-from vixml.stages import Job, raw_dir
+from vixml.stages import Job, place, raw_dir
 from vixml.text import size
 
 State = Literal["ok", "fails", "not checked"]
@@ -46,14 +45,9 @@ SECONDS = 10.0  # to wait for a host
 DRIVE = "https://drive.google.com"
 # A kind of part of a plan -> the stage whose folder it fills.
 FILLS = {
-    "model": "prepare-model",
-    "tokens": "tokenize",
-    "images": "render-images",
-    "embeddings": "embed-images",
-    "train": "train",
-    "index": "build-index",
-    "predict": "predict",
-}
+    "model": "prepare-model", "tokens": "tokenize", "images": "render-images", "embeddings": "embed-images",
+    "train": "train", "index": "build-index", "predict": "predict",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -74,7 +68,7 @@ class Line:
 def preflight(
     project: Project,
     workflow: WorkflowConfig,
-    jobs: Iterable[Job],
+    trainings: Iterable[RunKey],
     asked: Iterable[RunKey],
     *,
     gpu: bool,
@@ -83,27 +77,26 @@ def preflight(
     """Yield the outcome of every check, as it is known.
 
     Args:
-        project: the configuration and the folder of results.
-        workflow: what is to be run.
-        jobs: of stage ``train``, not finished yet: what they and the stages behind them need is checked.
+        project, workflow: the configuration, and what is to be run.
+        trainings: not finished yet: what they and the stages behind them need is checked.
         asked: runs that are predicted; those that read none of these trainings are left out.
         gpu: heavy stages compute on a GPU of this machine.
         here: jobs run on this machine, not on nodes of a cluster.
     """
-    runs = readers(project, jobs, asked)
+    runs = readers(project, trainings, asked)
     try:
         plan = make_plan(workflow, HARDWARE["gpu"], project.results, runs)
     except VixmlError as error:  # a dataset whose entry gives no sizes, a model of unknown shape
         yield Line("memory, disk", "not checked", f"{error.what} ({error.where})", error.hint or "")
         plan = Plan(workflow.name, HARDWARE["gpu"], {}, {}, (), (), ())
-    yield from packages({key[:2]: project.run(*key[:2]) for key in runs}.values())
+    yield from check_packages({key[:2]: project.run(*key[:2]) for key in runs}.values())
     if here:
         yield from accelerator(plan, wanted=gpu)
         yield from host_memory(plan)
         yield from shared_memory(wanted=gpu)
     else:
         yield Line("nodes", "not checked", "GPU, driver and memory of a cluster's nodes cannot be seen from here")
-    yield from disk(project, plan, workflow.published_vectors)
+    yield from check_disk(project, plan, workflow.published_vectors)
     fetching = unmade(project, runs, workflow.published_vectors)
     yield from hub_models(project, fetching)
     yield from hosts(project, fetching)
@@ -119,33 +112,25 @@ def before(workflow: WorkflowConfig, profile: Path | None) -> Iterator[Line]:
         partition = pairs(settings.get("default-resources", ())).get("slurm_partition")
         yield slurm([partition] if partition else [])
     gpu = not on_cluster and (device == "cuda" or (device == "auto" and gpu_hardware() is not None))
-    jobs, asked = unfinished(project, workflow), asked_runs(workflow)
-    yield from preflight(project, workflow, jobs, asked, gpu=gpu, here=not on_cluster)
+    trainings, asked = unfinished(project, workflow), asked_runs(workflow)
+    yield from preflight(project, workflow, trainings, asked, gpu=gpu, here=not on_cluster)
 
 
-def unfinished(project: Project, workflow: WorkflowConfig) -> list[Job]:
+def unfinished(project: Project, workflow: WorkflowConfig) -> list[RunKey]:
     """Return the trainings of a configuration that are not finished."""
-    keys = dict.fromkeys(
-        (dataset, model, seed)
-        for dataset, run, seed in asked_runs(workflow)
-        for model in project.models_of(dataset, run)
-    )
-    jobs = [Job(project, "train", {"dataset": d, "run": run, "seed": seed}) for d, run, seed in keys]
-    return [job for job in jobs if not (job.out / MANIFEST).exists()]
+    keys = dict.fromkeys(one for key in asked_runs(workflow) for one in project.trainings_of(*key))
+    folders = [place("train", project.results, dataset=dataset, run=run, seed=seed) for dataset, run, seed in keys]
+    return [key for key, folder in zip(keys, folders, strict=True) if not (folder / MANIFEST).exists()]
 
 
-def readers(project: Project, jobs: Iterable[Job], asked: Iterable[RunKey]) -> list[RunKey]:
+def readers(project: Project, trainings: Iterable[RunKey], asked: Iterable[RunKey]) -> list[RunKey]:
     """Return those of some runs that read one of these trainings, and the trainings that none of them reads."""
-    trained = {(job.names["dataset"], job.names["run"], int(job.names["seed"])) for job in jobs}
-    read = {
-        (dataset, run, seed): {(dataset, model, seed) for model in project.models_of(dataset, run)}
-        for dataset, run, seed in asked
-    }
-    found = [key for key, models in read.items() if models & trained]
+    trained, read = set(trainings), {key: project.trainings_of(*key) for key in asked}
+    found = [key for key, models in read.items() if not trained.isdisjoint(models)]
     return [*found, *sorted(trained.difference(*(read[key] for key in found)))]
 
 
-def packages(runs: Iterable[RunConfig]) -> Iterator[Line]:
+def check_packages(runs: Iterable[RunConfig]) -> Iterator[Line]:
     """Compare installed packages with what vixml requires, and with what the kernels of the runs require."""
     wrong = []
     for required, version in installed():
@@ -201,10 +186,10 @@ def accelerator(plan: Plan, *, wanted: bool) -> Iterator[Line]:
         yield Line("GPU in use", "fails", "; ".join(f"{i}: {size(n)} in use" for i, n in used.items()), hint)
     room = float(min(total for _, _, total in cards))
     needs = {name: cost.gpu_memory_bytes for name, cost in plan.parts.items()}
-    yield memory("GPU memory", needs, room)
+    yield check_memory("GPU memory", needs, room)
 
 
-def memory(name: str, needs: dict[str, float], room: float) -> Line:
+def check_memory(name: str, needs: dict[str, float], room: float) -> Line:
     """Compare the needs of a plan's parts with the memory that there is."""
     large = sorted(((need, part) for part, need in needs.items() if need > room), reverse=True)
     if not large:
@@ -221,22 +206,18 @@ def host_memory(plan: Plan) -> Iterator[Line]:
     limit = memory_limit()
     room = float(min(psutil.virtual_memory().total, math.inf if limit is None else limit))
     needs = {name: cost.host_memory_bytes for name, cost in plan.parts.items()}
-    yield memory("main memory", needs, room)
+    yield check_memory("main memory", needs, room)
 
 
 def to_write(project: Project, plan: Plan, published: bool) -> float:
     """Return the bytes that a plan's runs have still to write: of each unfinished part, what its files leave of it."""
-    left = {}
-    for key, parts in plan.runs.items():
-        for part in set(parts) - set(left):
-            stay, passing = paths_of(project, key, part, published)
-            if (stay[0] / MANIFEST).exists():
-                continue
-            cost, made, unfinished = plan.parts[part], bytes_in(stay), bytes_in(passing)
-            disk, scratch = max(0.0, cost.disk_bytes - made), max(0.0, cost.scratch_bytes - unfinished)
-            left[part] = replace(cost, disk_bytes=disk, scratch_bytes=scratch)
-    total = sum(left.values(), Cost())
-    return total.disk_bytes + total.scratch_bytes
+    stays, passes = 0.0, 0.0  # one checkpoint at a time
+    for part, key in {part: key for key, parts in plan.runs.items() for part in parts}.items():
+        stay, passing = paths_of(project, key, part, published)
+        if not (stay[0] / MANIFEST).exists():
+            stays += max(0.0, plan.parts[part].disk_bytes - bytes_in(stay))
+            passes = max(passes, plan.parts[part].scratch_bytes - bytes_in(passing))
+    return stays + passes
 
 
 def paths_of(project: Project, key: RunKey, part: str, published: bool) -> tuple[list[Path], list[Path]]:
@@ -263,7 +244,7 @@ def bytes_in(paths: Iterable[Path]) -> int:
     return sum(file.stat().st_size for file in files if file.is_file() and not file.is_symlink())
 
 
-def disk(project: Project, plan: Plan, published: bool) -> Iterator[Line]:
+def check_disk(project: Project, plan: Plan, published: bool) -> Iterator[Line]:
     """Compare free space with what is still to be written."""
     place = existing(project.results)
     free, need = shutil.disk_usage(place).free, to_write(project, plan, published)
@@ -415,11 +396,7 @@ def slurm(partitions: Iterable[str]) -> Line:
 
 
 def refuse(lines: Iterable[Line]) -> None:
-    """Print each line as it comes, and stop if a job cannot work.
-
-    Raises:
-        VixmlError: a failed check that makes a job impossible.
-    """
+    """Print each line as it comes, and raise VixmlError after the last if a job cannot work."""
     failed = []
     for line in lines:
         print(line, file=sys.stderr, flush=True)

@@ -12,8 +12,7 @@ from vixml.errors import VixmlError, reading
 def profile_settings(profile: Path | str) -> dict[str, Any]:
     """Return the options that a profile sets, as words of a command line: a string, or a list of them.
 
-    Args:
-        profile: a folder, its file, or a name that Snakemake knows.
+    ``profile``: a folder, its file, or a name that Snakemake knows.
 
     Raises:
         VixmlError: no such profile, or one that Snakemake cannot read.
@@ -49,11 +48,7 @@ def pairs(words: str | Sequence[str]) -> dict[str, str]:
 
 
 def replaced_config(arguments: Sequence[str]) -> dict[str, str]:
-    """Return what the profiles of a call of Snakemake add to the configuration, and its own ``--config`` replaces.
-
-    Args:
-        arguments: of the call, without the program's name.
-    """
+    """Return what the profiles of a call of Snakemake add to the configuration, and its own ``--config`` replaces."""
     from snakemake.cli import get_argument_parser
 
     given, _ = get_argument_parser().parse_known_args(list(arguments))

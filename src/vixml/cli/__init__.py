@@ -57,10 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Bad input (:class:`VixmlError`, a full disk) is printed as one block without a stack trace and gives status 2; an
     interrupt gives 130. A reader that has seen enough of the output (``vixml summary | head``) is no error. Any other error is a
-    defect and keeps its stack trace.
-
-    Args:
-        arguments: without the program's name; by default, those of the process.
+    defect and keeps its stack trace. ``arguments`` are without the program's name; by default, those of the process.
     """
     # As an exception, a termination lets the stage remove its unfinished folder.
     signal.signal(signal.SIGTERM, _terminated)
@@ -90,7 +87,7 @@ def _call(arguments: Sequence[str] | None) -> int:
     except SystemExit as stop:
         if isinstance(stop.__context__, BrokenPipeError):  # typer and rich answer so to any closed pipe, in silence
             raise stop.__context__ from None
-        if stop.code == 130:  # typer's answer to an interrupt
+        if stop.code == 130 and isinstance(stop.__context__, typer.Exit):  # typer's answer to an interrupt
             print(INTERRUPTED, file=sys.stderr)
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except VixmlError as error:

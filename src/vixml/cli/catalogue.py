@@ -1,4 +1,4 @@
-"""The commands on a catalogue of one's own: ``vixml new`` looks at it, ``vixml fit`` trains."""
+"""The commands on a user's own catalogue: ``vixml new`` configures it, ``vixml fit`` trains."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def _option(text: str, panel: str, *names: str) -> Any:
     return Option(*names, help=text, rich_help_panel=panel, show_default=False)
 
 
-COLUMNS, FORM, FILES = "Columns (they are guessed)", "How the table is written (it is guessed)", "Files"
+COLUMNS, FORM, FILES = "Columns (guessed by default)", "How the table is written (guessed by default)", "Files"
 Encoding = Annotated[str | None, _option("Encoding, e.g. utf-8, cp1252.", FORM)]
-Delimiter = Annotated[str | None, _option("Character between cells; tab.", FORM)]
-Quote = Annotated[str | None, _option("Character around cells; none.", FORM)]
+Delimiter = Annotated[str | None, _option("Character between cells, e.g. ';', tab.", FORM)]
+Quote = Annotated[str | None, _option("Character around cells, or none.", FORM)]
 Sheet = Annotated[str | None, _option("Sheet of an Excel file.", FORM)]
 Records = Annotated[str | None, _option("Key of the array in a JSON file.", FORM)]
 NoHeader = Annotated[bool, _option("The first row is data.", FORM, "--no-header")]
@@ -25,26 +25,30 @@ NoHeader = Annotated[bool, _option("The first row is data.", FORM, "--no-header"
 def new(
     name: Annotated[str, Argument(help="Name of the catalogue: letters, digits, dots, hyphens.")],
     files: Annotated[list[Path], Argument(help="The table, or its parts; patterns are allowed.")],
-    pictures: Annotated[Path | None, _option("Folder of pictures.", FILES)] = None,
-    test: Annotated[list[Path] | None, _option("Table of test items; otherwise a share is drawn.", FILES)] = None,
-    out: Annotated[Path | None, _option("File to write; NAME.yaml.", FILES)] = None,
-    force: Annotated[bool, _option("Overwrite it.", FILES, "--force")] = False,
-    config_dir: Annotated[Path, _option("The project's configuration, with its models.", FILES)] = Path("config"),
+    pictures: Annotated[Path | None, _option("Folder of images.", FILES)] = None,
+    test: Annotated[list[Path] | None, _option("Table of test items; by default a share is drawn.", FILES)] = None,
+    out: Annotated[Path | None, _option("File to write; by default NAME.yaml.", FILES)] = None,
+    force: Annotated[bool, _option("Overwrite an existing file.", FILES, "--force")] = False,
+    config_dir: Annotated[Path, _option("Folder of the project's configuration, whose models are used.", FILES)] = Path(
+        "config"
+    ),
     test_fraction: Annotated[
-        float | None, Option(min=0.001, max=0.9, help="Share of items for test.", rich_help_panel=FILES)
+        float | None, Option(min=0.001, max=0.9, help="Share of items that become test items.", rich_help_panel=FILES)
     ] = None,
-    id: Annotated[str | None, _option("Column of ids; '#row' numbers the rows.", COLUMNS)] = None,
+    id: Annotated[str | None, _option("Column of ids; '#row' uses row numbers.", COLUMNS)] = None,
     text: Annotated[str | None, _option("Columns of text, e.g. 'title + description'.", COLUMNS)] = None,
     labels: Annotated[str | None, _option("Column of labels, or several joined by +.", COLUMNS)] = None,
     labels_are: Annotated[
-        str | None, _option("values, or columns: each is a label where it is 1.", COLUMNS, "--labels-are")
+        str | None, _option("values, or columns of 0 and 1, one per label.", COLUMNS, "--labels-are")
     ] = None,
-    images: Annotated[str | None, _option("Column of pictures, or several joined by +; none.", COLUMNS)] = None,
-    separator: Annotated[str | None, _option("Separator of labels in a cell; none.", COLUMNS)] = None,
-    image_separator: Annotated[str | None, _option("Separator of pictures in a cell; none.", COLUMNS)] = None,
-    fold_case: Annotated[bool, _option("Labels that differ in case only are one.", COLUMNS, "--fold-case")] = False,
+    images: Annotated[str | None, _option("Column of images, or several joined by +; or none.", COLUMNS)] = None,
+    separator: Annotated[str | None, _option("Separator of labels in a cell, or none.", COLUMNS)] = None,
+    image_separator: Annotated[str | None, _option("Separator of images in a cell, or none.", COLUMNS)] = None,
+    fold_case: Annotated[
+        bool, _option("Treat labels that differ only in case as one.", COLUMNS, "--fold-case")
+    ] = False,
     keep_unlabelled: Annotated[
-        bool, _option("Items without a label stay in train and test.", COLUMNS, "--keep-unlabelled")
+        bool, _option("Keep items without a label in train and test.", COLUMNS, "--keep-unlabelled")
     ] = False,
     strip_html: Annotated[bool | None, _option("Remove HTML, or keep it.", COLUMNS, "--strip-html/--keep-html")] = None,
     encoding: Encoding = None,
@@ -54,11 +58,11 @@ def new(
     records: Records = None,
     no_header: NoHeader = False,
 ) -> None:
-    r"""Look at an export and write the one file with which it can be trained.
+    r"""Read an export and write the one configuration file that trains on it.
 
-    Takes CSV, TSV, JSON lines, JSON, Parquet and Excel, compressed or in parts.
+    Reads CSV, TSV, JSON lines, JSON, Parquet and Excel, compressed or in parts.
     Prints each guess with the option that changes it, three items, counts and
-    warnings. What cannot be told for sure is an error that names the option.
+    warnings. If it cannot decide, it stops with an error that names the option.
     Nothing slow is started.
 
     Example:
@@ -73,7 +77,7 @@ def new(
         "image_separator": char(image_separator), "labels_are": labels_are, "fold_case": fold_case, "strip_html": strip_html,
         "unlabelled": "keep" if keep_unlabelled else "skip",
     }  # fmt: skip
-    form = form_given(encoding, delimiter, quote, sheet, records, no_header)
+    form = form_given(no_header, encoding=encoding, delimiter=delimiter, quote=quote, sheet=sheet, records=records)
     options = Options(name, files, out or Path(f"{name}.yaml"), tuple(test or ()), pictures, form, _given(columns))
     print(new_catalogue(replace(options, config_dir=config_dir, test_fraction=test_fraction, force=force)))
 
@@ -83,41 +87,28 @@ def char(value: str | None) -> str | None:
     return None if value is None else {"none": "", "tab": "\t", "\\t": "\t", "\\n": "\n"}.get(value, value)
 
 
-def form_given(
-    encoding: str | None,
-    delimiter: str | None,
-    quote: str | None,
-    sheet: str | None,
-    records: str | None,
-    no_header: bool,
-) -> dict[str, Any]:
+def form_given(no_header: bool, **form: str | None) -> dict[str, Any]:
     """Return the keys of a table's form that options give."""
-    form = {
-        "encoding": encoding,
-        "delimiter": char(delimiter),
-        "quote": char(quote),
-        "sheet": sheet,
-        "records": records,
-    }
+    form |= {name: char(form[name]) for name in ("delimiter", "quote")}
     return _given(form) | ({"header": False} if no_header else {})
 
 
 def fit(
     name: Annotated[str, Argument(help="Name given to `vixml new`, or the file that it wrote.")],
-    out: Annotated[Path | None, Option(help="Model folder to write; NAME.model.")] = None,
+    out: Annotated[Path | None, Option(help="Model folder to write; by default NAME.model.")] = None,
     start: Annotated[
-        Path | None, Option("--from", help="Earlier model folder to start from, when items or labels were added.")
+        Path | None, Option("--from", help="Earlier model folder to start from, e.g. after items or labels were added.")
     ] = None,
-    cores: Annotated[int | None, Option(min=1, max=4096, help="Processor cores; all.")] = None,
+    cores: Annotated[int | None, Option(min=1, max=4096, help="Processor cores to use; by default all.")] = None,
 ) -> None:
-    """Train on a catalogue, choose how to predict, and pack the result as one folder that tags new items.
+    """Train on a catalogue, choose the inference, and pack the result as one folder that tags new items.
 
-    Runs the same stages as `snakemake --configfile NAME.yaml`, to the same bytes,
-    but starts their processes at once. Interrupted, the same command resumes.
-    Ends with a table: baselines, a linear model, what was trained, and the
-    inference chosen on training items held out, with intervals. --from starts
-    from an earlier model, whose labels are matched by name, and writes that
-    into the file.
+    Runs the same stages as `snakemake --configfile NAME.yaml` and produces the
+    same bytes, but starts processes faster. After an interruption, the same
+    command resumes. At the end, it prints a table with intervals: baselines, a
+    linear model, the trained models, and the inference chosen on held-out
+    training items. --from starts from an earlier model, whose labels are
+    matched by name, and records this in the file.
 
     Example:
 

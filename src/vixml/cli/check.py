@@ -15,17 +15,17 @@ RESULTS, CONFIG_DIR = Path("results"), Path("config")
 
 def check(
     results: Results = RESULTS,
-    dataset: Annotated[str | None, Option(help="Look at this dataset only.")] = None,
-    run: Annotated[str | None, Option(help="Look at this run only, and at what it is made from.")] = None,
-    quick: Annotated[bool, Option("--quick", help="Take files above 4 MB by their size, not their hash.")] = False,
+    dataset: Annotated[str | None, Option(help="Check this dataset only.")] = None,
+    run: Annotated[str | None, Option(help="Check this run only, with everything that it is made from.")] = None,
+    quick: Annotated[bool, Option("--quick", help="Check files above 4 MB by their size, not their hash.")] = False,
     config_dir: ConfigDir = CONFIG_DIR,
 ) -> None:
     r"""Check finished results in stages: data, tokens, images, model, index, predictions, scores.
 
-    Prints one line per stage: counts and hashes, then tokens, image coverage and norms,
-    then recall against exact search, then scores computed again. The first stage
-    that fails is the last looked at: what comes after it is made from it. Changes
-    nothing. The exit status is 1 if a stage failed.
+    Prints one line per stage: counts and hashes, then tokens, image coverage
+    and norms, then recall against exact search, then recomputed scores. Stops
+    at the first stage that fails, because later stages are made from it.
+    Changes nothing. The exit status is 1 if a stage failed.
 
     Example:
 
@@ -45,18 +45,18 @@ def check(
 
 def preflight(
     config: Annotated[
-        Path | None, Option(help="Configuration, as for `snakemake --configfile`; without it config/config.yaml.")
+        Path | None, Option(help="Configuration, as for `snakemake --configfile`; by default config/config.yaml.")
     ] = None,
     profile: Annotated[
-        Path | None, Option(help="Profile, as for `snakemake --profile`: device, and SLURM's partition.")
+        Path | None, Option(help="Profile, as for `snakemake --profile`; it gives the device and SLURM's partition.")
     ] = None,
 ) -> None:
-    r"""Check what a configuration needs of this machine before it runs: packages, GPU, memory, disk, models, network.
+    r"""Check before a run whether this machine has what a configuration needs: packages, GPU, memory, disk, models, network.
 
-    Prints one line per check: ok, fails or not checked, with what to do. Only
-    trainings that are not finished count. Changes nothing, and fails
-    if a job could not work. The workflow runs it before its first job when it
-    computes on a GPU.
+    Prints one line per check (ok, fails or not checked) with what to do. Only
+    unfinished trainings count. Changes nothing, and fails if a job could not
+    work. The workflow runs this check before its first job if it computes on a
+    GPU.
 
     Example:
 
@@ -69,16 +69,16 @@ def preflight(
 
 
 def check_remote(
-    remote: Annotated[str | None, Option(help="Name of the remote; the default one without it.")] = None,
+    remote: Annotated[str | None, Option(help="Name of the remote; by default DVC's default remote.")] = None,
     filled: Annotated[
-        bool, Option("--filled", help="Its folder must be there already, as for a pull; a push makes it.")
+        bool, Option("--filled", help="Require that its folder exists, as for a pull; a push creates it.")
     ] = False,
     repository: Annotated[Path, Option(help="Folder of the repository.")] = Path("."),
 ) -> None:
-    r"""Check that DVC's remote is there, before anything is pushed to it or pulled.
+    r"""Check that DVC's remote exists, before anything is pushed or pulled.
 
-    Looks whether it is configured, can be reached and exists; reads and writes
-    nothing in it. `make push` and `make pull` ask it first.
+    Checks that it is configured, can be reached and exists. Reads and writes
+    nothing in it. `make push` and `make pull` run this check first.
 
     Example:
 
@@ -90,14 +90,11 @@ def check_remote(
     print(f"the remote is there: {require_remote(repository, remote, filled=filled)}")
 
 
-def doctor(
-    results: Results = RESULTS,
-    config_dir: ConfigDir = CONFIG_DIR,
-) -> None:
-    r"""Print one block on this machine, installation and results, to paste into a report of a problem.
+def doctor(results: Results = RESULTS, config_dir: ConfigDir = CONFIG_DIR) -> None:
+    r"""Print one block about this machine, the installation and the results, to paste into a bug report.
 
-    It holds no secrets, and the home folder is written ~. It never fails: what
-    cannot be told says why.
+    The block contains no secrets, and the home folder is written as ~. The
+    command never fails: if something cannot be found out, the block says why.
 
     Example:
 
@@ -114,8 +111,8 @@ def document_config(
 ) -> None:
     """Write docs/config.md and config/schemas/ from the config models.
 
-    Run it after a change of the models in src/vixml/config; a test fails until
-    then.
+    Run it after changing the models in src/vixml/config; until then, a test
+    fails.
 
     Example:
 

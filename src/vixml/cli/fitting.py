@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from vixml.cli.warm import warm_programs
@@ -20,6 +21,8 @@ from vixml.manifest import MANIFEST
 from vixml.stages import Job
 
 TAGGER = "tagger"
+INTERRUPTED = 130  # status of a workflow that has said what is kept and how to resume (rules/display.smk)
+PATIENCE = 10.0  # seconds for an interrupted workflow to end by itself
 
 
 def fit(file: Path, out: Path | None = None, start: Path | None = None, cores: int | None = None) -> str:
@@ -30,12 +33,8 @@ def fit(file: Path, out: Path | None = None, start: Path | None = None, cores: i
             message came before.
     """
     if not Path("Snakefile").is_file():
-        raise VixmlError(
-            "the workflow is not here",
-            where=Path.cwd(),
-            found="no Snakefile",
-            hint=f"go to the project's folder; {file} may be a path",
-        )
+        hint = f"go to the project's folder; {file} may be a path"
+        raise VixmlError("the workflow is not here", where=Path.cwd(), found="no Snakefile", hint=hint)
     out = out or Path(f"{file.stem}.model")
     if start is not None:
         _keep(start, out)
@@ -43,12 +42,9 @@ def fit(file: Path, out: Path | None = None, start: Path | None = None, cores: i
     workflow = load_workflow(merge(read_yaml("config/config.yaml"), read_yaml(file)), file)
     target = next((one for one in workflow.targets if TAGGER in one.runs and one.split == "test"), None)
     if target is None:
-        raise VixmlError(
-            "no run to tag new items with",
-            where=f"{file}: targets",
-            expected=f"a run {TAGGER!r}",
-            hint="`vixml new` writes one; or train with snakemake and name a run to `vixml pack`",
-        )
+        what, where, expected = "no run to tag new items with", f"{file}: targets", f"a run {TAGGER!r}"
+        hint = "`vixml new` writes one; or train with snakemake and name a run to `vixml pack`"
+        raise VixmlError(what, where=where, expected=expected, hint=hint)
     project, seed = Project(workflow.config_dir, workflow.results), target.seeds[0]
     job = Job(project, "predict", {"dataset": target.dataset, "run": TAGGER, "seed": seed, "split": "test"})
     if job.run.start is not None:  # of an earlier call
@@ -66,12 +62,8 @@ def fit(file: Path, out: Path | None = None, start: Path | None = None, cores: i
 def _needed(job: Job, runs: Sequence[str], published_vectors: bool) -> list[Path]:
     """Return the files that packing and the printed table read: those that were deleted are made again.
 
-    Tables that are up to date need none of them, so Snakemake would not make them.
-
-    Args:
-        job: prediction of the run to pack.
-        runs: those of the table.
-        published_vectors: whether published image embeddings are imported.
+    Tables that are up to date need none of them, so Snakemake would not make them. ``job``: prediction of the run to pack;
+    ``runs``: those of the table; ``published_vectors``: whether published image embeddings are imported.
     """
     from vixml.report.fitted import BASELINES
     from vixml.tagging.pack import folders_of
@@ -85,11 +77,10 @@ def _needed(job: Job, runs: Sequence[str], published_vectors: bool) -> list[Path
     raw: list[Path] = []
     if job.run.needs_embeddings:
         name = job.run.images.vision
-        if not (published_vectors and name in job.dataset.published_vectors):
-            folders.append(job.folder("fetch-images" if job.dataset.fetches else "render-images"))
-        sources = job.project.vision_model(name).sources
-        raw = [job.raw / job.project.world.sources[source].filename for source in sources]
-        folders += [] if sources else [job.folder("prepare-vision")]
+        imported = published_vectors and name in job.dataset.published_vectors
+        embed = Job(job.project, "embed-images", job.names | {"vision": name})
+        folders += [folder for of, folder in embed.reads().items() if not (of == "images" and imported)]
+        raw = [job.raw / job.project.world.sources[source].filename for source in embed.sources()]
     return list(dict.fromkeys([*(folder / MANIFEST for folder in folders), *raw]))
 
 
@@ -124,11 +115,18 @@ def _run(file: Path, cores: int | None, more: Sequence[Path]) -> None:
         process = subprocess.Popen(command, env=os.environ | {"PATH": path})
         try:
             status = process.wait()
-        except BaseException:  # interrupted, terminated: it ends in order, with what is kept
+        except KeyboardInterrupt:
+            # Ctrl-C reached the workflow, too; a further signal could end it before its last words.
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(PATIENCE)
+            process.terminate()
+            if (status := process.wait()) != INTERRUPTED:
+                raise
+        except BaseException:  # terminated: it ends in order, with what is kept
             process.terminate()
             process.wait()
             raise
-    if status == 130:
-        raise KeyboardInterrupt
+    if status == INTERRUPTED:
+        raise SystemExit(INTERRUPTED)
     if status:
         raise VixmlError("the workflow did not finish", where=file, hint="its message is above; then the same command")

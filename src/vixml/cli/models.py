@@ -19,16 +19,17 @@ from vixml.stages import find
 if TYPE_CHECKING:
     from vixml.config.project import Project
 
-Model = Annotated[Path, Option(help="Model folder, of `vixml pack`.")]
+Model = Annotated[Path, Option(help="Model folder, written by `vixml pack` or `vixml fit`.")]
 
 
 def pack(
     dataset: Dataset,
-    run: Annotated[str | None, Argument(help="Run of that dataset; may be left out if one alone is finished.")] = None,
+    run: Annotated[str | None, Argument(help="Run of that dataset; may be omitted if only one is finished.")] = None,
     out: Annotated[Path | None, Option(help="Folder to write; DATASET.model by default.")] = None,
     seed: Seed = 0,
     neighbours: Annotated[
-        bool, Option(help="Include the training items, which name the voters behind a tag. They are training data.")
+        bool,
+        Option(help="Include the training items, which are shown as the voters behind a tag. They are training data."),
     ] = True,
     thumbnails: Annotated[
         bool, Option(help="Include small images of the training items, about 2 KB each, if the run reads images.")
@@ -38,10 +39,11 @@ def pack(
 ) -> None:
     """Write a trained run as one folder that tags new items anywhere.
 
-    Holds everything that tagging needs: the whole vocabulary, language model,
-    image projection, labels and their vectors, training items (with thumbnails),
-    vision weights, a model card (README.md) and the hash of every file. It can be moved, and
-    loading it runs no code. The run must have its index (`vixml build-index`).
+    The folder contains everything that tagging needs: the whole vocabulary, the
+    language model, the image projection, labels and their vectors, training
+    items (with thumbnails), vision weights, a model card (README.md) and the
+    hash of every file. It can be moved, and loading it runs no code. The run
+    must have its index (`vixml build-index`).
 
     Example:
 
@@ -58,6 +60,7 @@ def pack(
 
 def _finished_run(project: Project, dataset: str, seed: int) -> str:
     """Return the one run of a dataset that has an index."""
+    project.dataset(dataset)
     found = [
         names["run"]
         for folder, names in find("build-index", project.results)
@@ -74,19 +77,16 @@ def _finished_run(project: Project, dataset: str, seed: int) -> str:
 
 
 def tag(
-    table: Annotated[
-        list[Path],
-        Argument(help="The table, or its parts; every kind that `vixml new` reads."),
-    ],
+    table: Annotated[list[Path], Argument(help="The table, or its parts, in any format that `vixml new` reads.")],
     model: Model,
     out: Annotated[Path, Option(help="File to write: .csv, .jsonl or .parquet.")],
-    k: Annotated[int, Option(min=1, max=1_000_000, help="Tags of an item.")] = 10,
+    k: Annotated[int, Option(min=1, max=1_000_000, help="Number of tags per item.")] = 10,
     id: Annotated[str | None, Option(help="Column of the ids; by default that of the training table.")] = None,
     text: Annotated[
         str | None, Option(help="Columns of the text, joined by +; by default those of the training table.")
     ] = None,
     pictures: Annotated[
-        str | None, Option(help="Column of picture paths; by default that of the training table, or `pictures`.")
+        str | None, Option(help="Column of image paths; by default that of the training table, or `pictures`.")
     ] = None,
     pictures_in: Annotated[
         Path | None, Option(help="Folder that paths are relative to; by default that of the table.")
@@ -103,32 +103,34 @@ def tag(
     labels_by: Annotated[Literal["text", "id"], Option(help="Name labels by their text or by their id.")] = "text",
     precision: Annotated[
         float | None,
-        Option(min=0, max=1, help="Write only tags of which this share is true, by items held out of training."),
+        Option(
+            min=0, max=1, help="Write only tags of which this share is true, estimated on items held out of training."
+        ),
     ] = None,
     unlike: Annotated[
         float | None,
         Option(
             min=0,
             max=1,
-            help="Put aside items unlike all training items; this share of ordinary items may be taken for such, e.g. 0.01.",
+            help="Put aside items unlike all training items; the value is the share of ordinary items put aside by mistake, e.g. 0.01.",
         ),
     ] = None,
-    probability: Annotated[bool, Option("--probability", help="Write a column `probability`.")] = False,
+    probability: Annotated[bool, Option("--probability", help="Add a column `probability`.")] = False,
     threads: Threads = 1,
     device: Device = "auto",
 ) -> None:
     """Tag every item of a table of any length.
 
-    Takes CSV, TSV, JSON lines, JSON, Parquet and Excel, compressed or in parts,
-    written as the training table was, or as is guessed and printed. Writes id,
-    rank, label and score, one row per tag. A row that cannot be tagged is put
-    aside in OUT.aside.csv with its reason, and counted. Memory does not grow
-    with the table. Killed at any point, the same command resumes and ends with
-    the same bytes.
+    Reads CSV, TSV, JSON lines, JSON, Parquet and Excel, compressed or in parts,
+    in the format of the training table, or else in a format that it guesses and
+    prints. Writes id, rank, label and score, one row per tag. A row that cannot
+    be tagged is written to OUT.aside.csv with the reason, and counted. Memory
+    use does not grow with the table. If it is killed at any point, the same
+    command resumes and produces the same bytes.
 
-    A score orders the labels of one item. What it is worth is known where 500
-    items or more were held out of training: then --precision, --unlike and
-    --probability work, and say what they mean.
+    A score only orders the labels of one item. If 500 items or more were held
+    out of training, it can be turned into a probability: then --precision,
+    --unlike and --probability work.
 
     Example:
 
@@ -140,7 +142,7 @@ def tag(
     from vixml.tagging.tagger import Tagger
 
     choose_device(device, threads)
-    form = form_given(encoding, delimiter, quote, sheet, records, no_header)
+    form = form_given(no_header, encoding=encoding, delimiter=delimiter, quote=quote, sheet=sheet, records=records)
     columns = Columns(id, text, pictures, char(separator), pictures_in, form)
     wanted = Wanted(name_by=labels_by, precision=precision, unlike=unlike, probability=probability)
     counts = tag_table(Tagger.load(model, device), table, out, k, columns, wanted)
@@ -153,24 +155,23 @@ def tag(
 
 def export(
     to: Annotated[
-        Literal["sentence-transformers", "onnx", "faiss", "parquet", "hub"],
-        Option(help="For which program."),
+        Literal["sentence-transformers", "onnx", "faiss", "parquet", "hub"], Option(help="Format of the export.")
     ],
     model: Model,
-    out: Annotated[str, Option(help="Folder to write; for hub, the repository OWNER/NAME.")],
+    out: Annotated[str, Option(help="Folder or file to write; for hub, the repository OWNER/NAME.")],
     items: Annotated[
-        bool | None, Option(help="faiss, parquet, hub: the training items, too. They are training data.")
+        bool | None, Option(help="faiss, parquet, hub: include the training items. They are training data.")
     ] = None,
-    form: Annotated[Literal["model", "sentence-transformers"], Option("--as", help="hub: what is pushed.")] = "model",
-    public: Annotated[bool, Option("--public", help="hub: everybody may read the repository.")] = False,
+    form: Annotated[Literal["model", "sentence-transformers"], Option("--as", help="hub: what to push.")] = "model",
+    public: Annotated[bool, Option("--public", help="hub: make the repository public.")] = False,
 ) -> None:
-    """Write a model for other programs: verified, whole or not at all.
+    """Export a model for other programs; the export is verified, and is written completely or not at all.
 
-    sentence-transformers and onnx: the text encoder, whose vectors are the
-    model's. faiss and parquet: the vectors of the labels with their ids and
-    names. hub: the model folder, in a private repository. What an export lacks
-    of the model is printed, and in its README.md. docs/export.md has the use of
-    each.
+    sentence-transformers and onnx: the text encoder, which gives the same
+    vectors as the model. faiss and parquet: the vectors of the labels with their
+    ids and names. hub: the model folder, in a private repository. Parts of the
+    model that an export lacks are printed and listed in its README.md.
+    docs/export.md explains how to use each format.
 
     Example:
 
@@ -192,31 +193,39 @@ def export(
 
 def serve(
     model: Model,
-    host: Annotated[str, Option(help="Address to listen on. Others than loopback need a token.")] = "127.0.0.1",
-    port: Annotated[int, Option(min=0, max=65535, help="0: any free one.")] = 8000,
+    host: Annotated[
+        str, Option(help="Address to listen on. Addresses other than loopback should have a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, Option(min=0, max=65535, help="Port; 0: any free port.")] = 8000,
     token: Annotated[
-        str | None, Option(envvar="VIXML_TOKEN", help="Requests must bring it (Authorization: Bearer).")
+        str | None, Option(envvar="VIXML_TOKEN", help="Token that requests must send (Authorization: Bearer).")
     ] = None,
     allow_urls: Annotated[
-        bool, Option("--allow-urls", help="Fetch images from web addresses, public ones only.")
+        bool, Option("--allow-urls", help="Fetch images from URLs, at public addresses only.")
     ] = False,
-    max_body: Annotated[int, Option(min=1, max=1024, help="MB of a request.")] = 16,
-    max_items: Annotated[int, Option(min=1, max=4096, help="Items of a request, and images of a request.")] = 64,
-    timeout: Annotated[float, Option(min=1, max=3600, help="Seconds of a request.")] = 30,
+    max_body: Annotated[int, Option(min=1, max=1024, help="Maximum size of a request in MB.")] = 16,
+    max_items: Annotated[
+        int, Option(min=1, max=4096, help="Maximum number of items, and of images, per request.")
+    ] = 64,
+    timeout: Annotated[float, Option(min=1, max=3600, help="Maximum time of a request in seconds.")] = 30,
     queue: Annotated[
-        int, Option(min=2, max=1_000_000, help="Items and images that wait; beyond, requests get 429.")
+        int,
+        Option(
+            min=2, max=1_000_000, help="Maximum number of waiting items and images; further requests get status 429."
+        ),
     ] = 512,
     threads: Annotated[
-        int | None, Option(min=1, max=4096, help="Processor threads of the model; half the cores by default.")
+        int | None, Option(min=1, max=4096, help="Processor threads of the model; by default half the cores.")
     ] = None,
     device: Device = "auto",
 ) -> None:
     """Serve a model: a page to try it, and an API.
 
-    / is the page, /docs the API, /healthz and /metrics are for operators;
-    /v1/tags tags items, /v1/embeddings has the form of OpenAI's API. Listens on
-    this machine only; with --host, set a token. Ctrl-C or SIGTERM stops it
-    after the requests that are being answered. docs/serve.md explains more.
+    / is the page, /docs describes the API, /healthz and /metrics are for
+    operators. /v1/tags tags items; /v1/embeddings has the form of OpenAI's API.
+    By default, the server listens on this machine only; if you set --host, set a
+    token, too. Ctrl-C or SIGTERM stops it once it has answered open requests.
+    See docs/serve.md.
 
     Example:
 

@@ -10,7 +10,7 @@ from typer import Option
 Scores = Annotated[
     list[Path] | None,
     Option(
-        help="A score folder to read, results/runs/DATASET/RUN/seedN/test/score; may be given again. Rows of other runs say "
+        help="A score folder to read, results/runs/DATASET/RUN/seedN/test/score; may be repeated. Rows of other runs show "
         "'not run'."
     ),
 ]
@@ -19,10 +19,10 @@ ConfigDir = Annotated[
 ]
 Corpora = Annotated[
     list[Path] | None,
-    Option(help="A corpus to count for the table of datasets, results/data/DATASET/corpus; may be given again."),
+    Option(help="A corpus to count for the table of datasets, results/data/DATASET/corpus; may be repeated."),
 ]
-Latencies = Annotated[list[Path] | None, Option(help="A folder of `vixml measure-latency`; may be given again.")]
-Out = Annotated[Path, Option(help="Folder to write; it is complete when it holds manifest.json.")]
+Latencies = Annotated[list[Path] | None, Option(help="A folder written by `vixml measure-latency`; may be repeated.")]
+Out = Annotated[Path, Option(help="Folder to write; it is complete when it contains manifest.json.")]
 CONFIG_DIR = Path("config")
 
 
@@ -30,20 +30,21 @@ def make_tables(
     out: Out,
     score: Scores = None,
     tables: Annotated[
-        list[str] | None, Option(help="A table, by its file in config/tables; may be given again.")
+        list[str] | None, Option(help="A table: its file in config/tables, without extension; may be repeated.")
     ] = None,
     measured_corpus: Corpora = None,
     latency: Latencies = None,
     config_dir: ConfigDir = CONFIG_DIR,
 ) -> None:
-    r"""Write tables in the paper's shape: published values, ours beside them, and a verdict for each cell.
+    r"""Write tables in the paper's layout: published values, ours beside them, and a verdict for each cell.
 
-    Reads score folders, the tables' shapes (config/tables) and the published
+    Reads score folders, the tables' layouts (config/tables) and the published
     numbers (config/reported). Writes each table as CSV, Markdown and LaTeX.
-    Published values and ours never share a column. A row without results says
-    "not run"; data or weights that are not the paper's are marked `stand-in`,
-    whatever their values. summary.json counts the verdicts, with the GPU hours
-    that what was not run would take; metrics.json holds each run's means.
+    Published values and ours never share a column. A row without results shows
+    "not run"; results on data or weights other than the paper's are marked
+    `stand-in`, whatever their values. summary.json counts the verdicts and gives
+    the GPU hours that missing runs would take; metrics.json contains each run's
+    means.
 
     Example:
 
@@ -61,15 +62,15 @@ def make_figures(
     out: Out,
     score: Scores = None,
     figures: Annotated[
-        list[str] | None, Option(help="A figure, by its file in config/figures; may be given again.")
+        list[str] | None, Option(help="A figure: its file in config/figures, without extension; may be repeated.")
     ] = None,
     config_dir: ConfigDir = CONFIG_DIR,
 ) -> None:
     r"""Draw figures as PNG and SVG, with their points as CSV.
 
     Reads score folders, the training times beside them, and the published
-    numbers. Only measured hours get a place on the hour axis; published values
-    whose hours were never tabulated stand in a panel without one.
+    numbers. Only measured hours are drawn on the hour axis; published values,
+    whose hours were never tabulated, have a panel without that axis.
 
     Example:
 
@@ -85,19 +86,16 @@ def make_figures(
 def make_report(
     out: Out,
     score: Scores = None,
-    tables: Annotated[list[str] | None, Option(help="A table to show; may be given again.")] = None,
-    figures_dir: Annotated[Path | None, Option(help="Folder of `vixml make-figures`.")] = None,
+    tables: Annotated[list[str] | None, Option(help="A table to show; may be repeated.")] = None,
+    figures_dir: Annotated[Path | None, Option(help="Folder written by `vixml make-figures`.")] = None,
     corpus: Annotated[Path | None, Option(help="Corpus of the gallery's queries.")] = None,
     images: Annotated[Path | None, Option(help="Image store of the gallery's images.")] = None,
     compare: Annotated[
-        list[str] | None, Option(help="A run whose labels the gallery shows; may be given again.")
+        list[str] | None, Option(help="A run whose predictions the gallery shows; may be repeated.")
     ] = None,
-    side_by_side: Annotated[
-        list[str] | None, Option(help="A run to draw in the breakdowns; may be given again.")
-    ] = None,
+    side_by_side: Annotated[list[str] | None, Option(help="A run to show in the breakdowns; may be repeated.")] = None,
     name: Annotated[str, Option(help="Name of the workflow's configuration.")] = "demo",
-    description: Annotated[str, Option(help="One sentence on it.")] = "",
-    command: Annotated[str, Option(help="What a reader types to make it all again.")] = "make demo",
+    description: Annotated[str, Option(help="One sentence about the configuration.")] = "",
     configfile: Annotated[
         str, Option(help="File of the workflow's configuration, for commands; empty for the default one.")
     ] = "",
@@ -108,7 +106,7 @@ def make_report(
     r"""Write report.html: numbers, figures, breakdowns, curves, a gallery and each run's evidence in one file.
 
     Reads score folders with the trainings beside them, the figures, and corpus
-    and images for the gallery. The file needs no network and nothing beside it.
+    and images for the gallery. The file needs no network and no other files.
 
     Example:
 
@@ -125,7 +123,7 @@ def make_report(
 
     chosen = {"compare": compare, "side_by_side": side_by_side}
     options = ReportOptions(
-        name, description, command, figures_dir, corpus, images, configfile=configfile,
+        name, description, figures_dir, corpus, images, configfile=configfile,
         measured=Measured.of(measured_corpus or (), latency or ()),
         **{key: tuple(runs) for key, runs in chosen.items() if runs},
     )  # fmt: skip
@@ -135,14 +133,14 @@ def make_report(
 def make_tuning(
     score: Annotated[
         list[Path],
-        Option(help="A score folder to read, results/runs/DATASET/RUN/seedN/validation/score; may be given again."),
+        Option(help="A score folder to read, results/runs/DATASET/RUN/seedN/validation/score; may be repeated."),
     ],
     out: Out,
 ) -> None:
     r"""Write tuning.csv and tuning.md: runs side by side on held-out train queries, for choosing settings.
 
     Reads validation scores and the model folders beside them. A test score is
-    refused: test data never selects anything.
+    refused, because test data must not be used to select anything.
 
     Example:
 
@@ -162,25 +160,28 @@ def summary(
     ),
     score: Scores = None,
     reference: Annotated[
-        Path | None, Option(help="Read the numbers from this file (--write-reference) and not from results.")
+        Path | None, Option(help="Read the numbers from this file (written by --write-reference), not from results.")
     ] = None,
-    tables: Annotated[list[str] | None, Option(help="Tables whose measured rows are shown.")] = None,
+    tables: Annotated[list[str] | None, Option(help="A table whose measured rows are shown; may be repeated.")] = None,
     layout: Annotated[
         str | None, Option(help="Show only the rows of this file in config/summaries, e.g. methods.")
     ] = None,
-    write_reference: Annotated[Path | None, Option(help="Keep the numbers in this file, with their origin.")] = None,
+    write_reference: Annotated[Path | None, Option(help="Write the numbers to this file, with their origin.")] = None,
     readme: Annotated[
         Path | None, Option(help="Write the table into this page, between the markers PLACE:begin and PLACE:end.")
     ] = None,
-    place: Annotated[str, Option(help="Which markers of --readme.")] = "results",
+    place: Annotated[str, Option(help="PLACE of --readme, which names the markers.")] = "results",
     check: Annotated[bool, Option(help="Change nothing; fail if --readme is out of date.")] = False,
     config_dir: ConfigDir = CONFIG_DIR,
-    pages: Annotated[Path | None, Option(help="Folder of tables, figures and report; else that of results.")] = None,
+    pages: Annotated[
+        Path | None, Option(help="Folder of tables, figures and report; by default that of results.")
+    ] = None,
 ) -> None:
-    r"""Print the main numbers and where tables, figures and report lie; or put them into a page.
+    r"""Print the main numbers, and where tables, figures and report are; or write the numbers into a page.
 
-    Of the tables' published cells it says how many were run, and what the others
-    would take. What is read from a reference file has no published cells.
+    Also counts the tables' published cells by verdict, and predicts what the
+    cells that were not run would take. Numbers from a reference file have no
+    published cells.
 
     Example:
 
@@ -201,14 +202,14 @@ def summary(
 
 
 def reproduction(
-    write: Annotated[Path, Option(help="The page.")] = Path("docs/reproduction.md"),
+    write: Annotated[Path, Option(help="Page to write.")] = Path("docs/reproduction.md"),
     check: Annotated[bool, Option(help="Change nothing; fail if the page is out of date.")] = False,
     config_dir: ConfigDir = CONFIG_DIR,
 ) -> None:
-    """Write the tables of docs/reproduction.md: what of the paper is here, what PICTO shows, what the rest would take.
+    """Write the tables of docs/reproduction.md: the parts of the paper, their predicted cost, and the comparisons on PICTO.
 
-    Reads committed files only: the tables' shapes, the published numbers, the
-    registry and results/reference. Run it after any of them changed.
+    Reads committed files only: the tables' layouts, the published numbers, the
+    registry and results/reference. Run it after changing any of them.
 
     Example:
 
@@ -223,31 +224,32 @@ def reproduction(
 
 def plan(
     config: Annotated[
-        Path | None, Option(help="An overlay, as Snakemake's --configfile; without it, config/config.yaml alone.")
+        Path | None, Option(help="An overlay, as for `snakemake --configfile`; by default, config/config.yaml alone.")
     ] = None,
-    budget: Annotated[str | None, Option(help="Say which tables fit into so much time, e.g. 24h, 90min or 2d.")] = None,
+    budget: Annotated[str | None, Option(help="Show which tables fit into this time, e.g. 24h, 90min or 2d.")] = None,
     device: Annotated[
-        Literal["gpu", "cpu"], Option(help="Hours of one H100, or of one core of the processor measured.")
+        Literal["gpu", "cpu"],
+        Option(help="Predict hours of one H100 (gpu), or of one core of the measured processor (cpu)."),
     ] = "gpu",
     sustained: Annotated[
         float | None,
         Option(
             min=1e-6,
             max=1e6,
-            help="TFLOP/s that training and encoding sustain on your machine, instead of what is assumed.",
+            help="TFLOP/s that training and encoding sustain on your machine, in place of the assumed speed.",
         ),
     ] = None,
     json: Annotated[bool, Option("--json", help="Print everything as JSON, part by part.")] = False,
     write: Annotated[
-        Path | None, Option(help="Put the figures into this page, between its markers, as in docs/cost.md.")
+        Path | None, Option(help="Write the tables into this page, between its markers, as in docs/cost.md.")
     ] = None,
     check: Annotated[bool, Option(help="Change nothing; fail if the page of --write is out of date.")] = False,
 ) -> None:
-    """Print what a configuration will cost before anything runs: hours, disk, memory, by dataset and by table.
+    """Predict what a configuration will cost, before anything runs: hours, disk and memory, by dataset and by table.
 
     Operations and bytes are counted from the configuration and the networks'
-    sizes; hours follow from a stated speed (docs/cost.md). What runs share is
-    counted once. Nothing is fetched, read or started.
+    sizes, and hours follow from a stated speed (docs/cost.md). What runs share
+    is counted once. Nothing is fetched or started.
 
     Example:
 

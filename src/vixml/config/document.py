@@ -18,6 +18,7 @@ from vixml.config.tables import Comparisons, DrawingSpec, FactsSpec, FigureSpec,
 from vixml.config.workflow import WorkflowConfig
 from vixml.errors import VixmlError
 from vixml.files import write_text
+from vixml.text import markdown
 
 COMMAND = "vixml document-config"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -80,81 +81,66 @@ class ModelsFile(RegistryFile):
     vision_models: dict[str, VisionModel] = Field({})
 
 
-class WorkflowFile(WorkflowConfig):
+class WorkflowFile(Family, ModelsFile, DatasetsFile, WorkflowConfig):
     """A workflow; a file that is a whole configuration (`config_dir` names itself) has the parts of the other files, too."""
 
-    include: str | None = Field(None, description="As in the registry: here, the project's models.yaml.")
-    sources: dict[str, Source] = Field({}, description="As in datasets.yaml.")
-    datasets: dict[str, Dataset] = Field({}, description="As in datasets.yaml.")
-    text_models: dict[str, TextModel] = Field({}, description="As in models.yaml.")
-    vision_models: dict[str, VisionModel] = Field({}, description="As in models.yaml.")
     dataset: str | list[str] | None = Field(None, description="As in a file of runs/.")
-    about: str = Field("", description="As in a file of runs/.")
-    base: Base | None = Field(None, description="As in a file of runs/.")
     runs: dict[str, Run | None] = Field({}, description="As in a file of runs/.")
     table: TableSpec | None = Field(None, description="As a file of tables/; its `id` is the name in `tables`.")
 
 
-class Section(NamedTuple):
-    """One kind of YAML file.
+class FileKind(NamedTuple):
+    """One kind of YAML file."""
 
-    Attributes:
-        name: of the schema file, without ``.schema.json``; two kinds may share one.
-        model: of the whole file.
-        title: heading in docs/config.md.
-        about: a paragraph below it.
-        keys: the model whose keys are listed in docs/config.md; None: ``model``.
-    """
-
-    name: str
-    model: Any
-    title: str
-    about: str
-    keys: type[Strict] | None = None
+    name: str  # of the schema file, without ``.schema.json``; two kinds may share one
+    model: Any  # of the whole file
+    title: str  # heading in docs/config.md
+    about: str  # a paragraph below it
+    keys: type[Strict] | None = None  # the model whose keys are listed in docs/config.md; None: ``model``
 
 
 SECTIONS = (
-    Section(
+    FileKind(
         "workflow", WorkflowFile, "What to run",
         "`config/config.yaml`, and overlays given with `--configfile`. An overlay replaces the keys that it names. A file that "
         "`vixml new` wrote is a whole configuration (`config_dir` names itself): it also has the keys of a registry file "
         "(`include`, `datasets`, ...), those of a family of runs (`dataset`, `base`, `runs`), and `table`.",
         WorkflowConfig,
     ),
-    Section(
+    FileKind(
         "runs", Family, "How a run is trained",
         "`config/runs/*.yaml`. A file is a family: `dataset` (one, or a list: each has these runs), `about`, `base` (keys shared "
         "by its runs) and `runs`. A run names only what differs from `base`, or from one run of the same dataset (`inherit: NAME`, "
         "one level deep). `base` and runs may name a file of `config/presets/` (`preset: NAME`), whose keys they override. The keys of `base` and of each run:",
         RunConfig,
     ),
-    Section(
+    FileKind(
         "presets", Base, "Presets of runs",
         "`config/presets/*.yaml`: keys of a run under one name, explained at the top of each file. `official` is the form of "
         "training of the paper's official code, key by key; `official-encoder` and `official-decoder` are the paper's recipes, "
         "based on it. In addition to the keys of a run:",
         Preset,
     ),
-    Section(
+    FileKind(
         "datasets", DatasetsFile, "Registry: datasets",
         "`config/datasets.yaml`: where each input comes from, and what a finished dataset must contain.",
     ),
-    Section(
+    FileKind(
         "models", ModelsFile, "Registry: models",
         "`config/models.yaml`: language models and vision models. `sources` is explained above.",
     ),
-    Section(
+    FileKind(
         "tables", TableSpec | FactsSpec, "Layout of a table",
         "`config/tables/*.yaml` and `config/summaries/*.yaml`. They contain no numbers.", TableSpec,
     ),
-    Section(
+    FileKind(
         "tables", TableSpec | FactsSpec, "Layout of a table of facts", "`config/tables/*.yaml`, `layout: facts`.", FactsSpec
     ),
-    Section(
+    FileKind(
         "figures", FigureSpec | DrawingSpec, "Layout of a figure", "`config/figures/*.yaml`, without `kind`.", FigureSpec
     ),
-    Section("figures", FigureSpec | DrawingSpec, "A drawing", "`config/figures/*.yaml`, `kind: drawing`.", DrawingSpec),
-    Section(
+    FileKind("figures", FigureSpec | DrawingSpec, "A drawing", "`config/figures/*.yaml`, `kind: drawing`.", DrawingSpec),
+    FileKind(
         "comparisons", Comparisons, "Claims as differences of two runs",
         "`config/reported/comparisons.yaml`, the rows of docs/reproduction.md.",
     ),
@@ -174,17 +160,14 @@ def render() -> dict[str, str]:
     for name, model, title, about, keys in SECTIONS:
         schema = TypeAdapter(model).json_schema()
         files[f"config/schemas/{name}.schema.json"] = json.dumps({"$schema": DIALECT} | schema, indent=2) + "\n"
-        page += ["", f"## {title}", "", about, "", "| key | value | default | meaning |", "|---|---|---|---|"]
         listed = keys.model_json_schema() if keys else schema
         rows = _rows(listed, listed.get("$defs", {}), "")
         # Sources are explained once, although both files of the registry have them.
-        page += [_row(*row) for row in rows if not (name == "models" and row[0].startswith("sources"))]
+        cells = [(f"`{key}`", *row) for key, *row in rows if not (name == "models" and key.startswith("sources"))]
+        table = markdown(["key", "value", "default", "meaning"], cells, words=(1, 2, 3))
+        page += ["", f"## {title}", "", about, "", table.rstrip()]
     files["docs/config.md"] = "\n".join(page) + "\n"
     return files
-
-
-def _row(key: str, value: str, default: str, meaning: str) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in (f"`{key}`", value, default, meaning)) + " |"
 
 
 def _rows(schema: dict[str, Any], definitions: dict[str, Any], prefix: str) -> Iterator[tuple[str, str, str, str]]:
@@ -246,11 +229,7 @@ def _value(field: dict[str, Any]) -> str:
 
 
 def document(root: Path | str, *, check: bool = False) -> list[Path]:
-    """Write every generated file below ``root``, or with ``check`` only compare; return those that differed.
-
-    Raises:
-        VixmlError: ``check`` is set and a file is missing or out of date.
-    """
+    """Write every generated file below ``root`` and return those that differed; with ``check``, these are a VixmlError."""
     stale = []
     for name, text in render().items():
         path = Path(root) / name

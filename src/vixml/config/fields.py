@@ -1,4 +1,4 @@
-"""How the names of a text's fields are written: it decides every text, so digests cover this module, unlike the rest of ``config``."""
+"""Names of a text's fields, as they are written: they decide every text, so digests cover this module, unlike the rest of ``config``."""
 
 from __future__ import annotations
 

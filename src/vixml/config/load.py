@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 import difflib
-import functools
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from types import UnionType
-from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -23,8 +23,6 @@ from vixml.config.workflow import WorkflowConfig
 from vixml.errors import VixmlError
 
 M = TypeVar("M", bound=BaseModel)
-P, R = ParamSpec("P"), TypeVar("R")
-
 
 # libyaml, which PyYAML's wheels bring, reads the registry in a fifth of the time: every command waits for that.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -172,30 +170,21 @@ def located(where: object) -> tuple[str, bool]:
     return f"{match[1]}:{line}: {match[2]}", not rest
 
 
-def with_line(load: Callable[P, R]) -> Callable[P, R]:
-    """Add to each error of a function that loads configuration the line of the key that the error names."""
-
-    @functools.wraps(load)
-    def loaded(*arguments: P.args, **options: P.kwargs) -> R:
-        try:
-            return load(*arguments, **options)
-        except VixmlError as error:
-            error.where = located(error.where)[0] if error.where is not None else None
-            raise
-
-    return loaded
+@contextmanager
+def with_line() -> Iterator[None]:
+    """Add to an error of configuration the line of the key that it names."""
+    try:
+        yield
+    except VixmlError as error:
+        error.where = located(error.where)[0] if error.where is not None else None
+        raise
 
 
 def validate(model: type[M], data: Any, where: object, also: Sequence[object] = ()) -> M:
     """Validate ``data``; the first problem becomes one clear error, an unknown key before any other.
 
-    A misspelt required key is both missing and unknown: the unknown one says more.
-
-    Args:
-        model: its model.
-        data: what was read.
-        where: where it was read: a file, or ``file: key``.
-        also: other places where a part of it may have been read.
+    A misspelt required key is both missing and unknown: the unknown one says more. ``where`` and ``also`` are the places where
+    the data or a part of them were read: a file, or ``file: key``.
 
     Raises:
         VixmlError: an unknown key (with the nearest spelling), a wrong type or value.
@@ -226,21 +215,17 @@ def validate(model: type[M], data: Any, where: object, also: Sequence[object] = 
         ) from error
 
 
-def unknown_key(key: str, known: list[str], where: object) -> VixmlError:
-    """Return the error for a key nobody knows, with the nearest spelling."""
+def unknown_key(key: str, known: list[str], where: object, kind: str = "key") -> VixmlError:
+    """Return the error for a key or name nobody knows, with the nearest spelling; ``kind`` says what it should name."""
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else "one of: " + ", ".join(known)
-    return VixmlError(f"unknown key {key!r}", where=where, hint=hint)
+    return VixmlError(f"unknown {kind} {key!r}", where=where, hint=hint if known else None)
 
 
-def require(key: Any, known: Iterable[str], where: object) -> None:
-    """Check that a key is one of those known.
-
-    Raises:
-        VixmlError: it is not (with the nearest spelling).
-    """
+def require(key: Any, known: Iterable[str], where: object, kind: str = "key") -> None:
+    """Raise VixmlError, with the nearest spelling, unless a key, or the name of a ``kind`` of thing, is one of those known."""
     if not isinstance(key, str) or key not in known:
-        raise unknown_key(str(key), sorted(known), where)
+        raise unknown_key(str(key), sorted(known), where, kind)
 
 
 def _fields_at(model: type[BaseModel], location: list[str]) -> set[str]:
@@ -258,11 +243,7 @@ def _fields_at(model: type[BaseModel], location: list[str]) -> set[str]:
 
 
 def expect_name(kind: str, name: str, where: object) -> None:
-    """Check a name that becomes a part of paths, commands and wildcards.
-
-    Raises:
-        VixmlError: it holds other characters, or more of them than a file name can.
-    """
+    """Raise VixmlError unless a name has only the characters, and no more of them, that paths and wildcards can have."""
     if not NAME.fullmatch(name):
         raise VixmlError(
             f"a {kind}'s name may hold letters, digits, dots, hyphens and underscores, at most 100",
@@ -306,7 +287,7 @@ def configuration_files(config_dir: Path | str, *patterns: str) -> list[Path]:
 # --- The registry: datasets.yaml, models.yaml and the files that they include.
 
 
-@with_line
+@with_line()
 def registry_files(config_dir: Path | str) -> list[Path]:
     """Return ``datasets.yaml``, ``models.yaml`` and the files that they include.
 
@@ -343,12 +324,9 @@ def _registry_parts(config_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         yield included, part
 
 
-@with_line
+@with_line()
 def load_world(config_dir: Path | str) -> World:
-    """Read ``datasets.yaml`` and ``models.yaml``, with what they include, and check that every reference resolves.
-
-    Args:
-        config_dir: a folder of configuration, or one file with all its parts.
+    """Read ``datasets.yaml`` and ``models.yaml``, or one file with all parts, and check that every reference resolves.
 
     Raises:
         VixmlError: an unreadable file, an unknown key, two entries of one name, or a name that no entry has.
@@ -376,20 +354,20 @@ def load_world(config_dir: Path | str) -> World:
     for name, entry in world.datasets.items():
         for vision, published in entry.published_vectors.items():
             where = f"datasets.{name}.published_vectors.{vision}"
-            require(vision, world.vision_models, f"{config_dir}: {where}")
+            require(vision, world.vision_models, f"{config_dir}: {where}", "vision model")
             uses.append((where, published.sources))
     uses += [(f"text_models.{name}", entry.sources) for name, entry in world.text_models.items()]
     uses += [(f"vision_models.{name}", entry.sources) for name, entry in world.vision_models.items()]
     for where, sources in uses:
         for source in sources:
-            require(source, world.sources, f"{config_dir}: {where}")
+            require(source, world.sources, f"{config_dir}: {where}", "source")
     return world
 
 
 # --- The families of runs.
 
 
-@with_line
+@with_line()
 def load_runs(config_dir: Path | str) -> dict[tuple[str, str], RunConfig]:
     """Read every family in ``runs/``: ``{(dataset, run): RunConfig}``.
 
@@ -433,7 +411,7 @@ def _require_splits(run: RunConfig, runs: Mapping[str, RunConfig], where: str) -
 
     shares = []
     for other in run.inference.chosen_on:
-        require(other, runs, where)
+        require(other, runs, where, "run")
         split = runs[other]
         if split.reuse is not None or not split.training.validation:
             raise VixmlError(
@@ -474,7 +452,7 @@ def with_preset(presets: dict[str, Path], keys: dict[str, Any], where: str, inne
     keys = {key: value for key, value in keys.items() if value is not None or key not in ("preset", "inherit", "reuse")}
     if "preset" not in keys:
         return keys
-    require(keys["preset"], presets, f"{where}.preset")
+    require(keys["preset"], presets, f"{where}.preset", "preset")
     path = presets[keys["preset"]]
     preset = read_yaml(path)
     if inner and preset.get("preset") is not None:
@@ -495,13 +473,7 @@ def datasets_of(family: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 class _Family:
-    """One file of runs, with presets filled in.
-
-    Args:
-        path: the file.
-        presets: the files of the presets that it may name.
-        whole: whether the file is a whole configuration.
-    """
+    """One file of runs, with ``presets`` filled in; ``whole``: the file is a whole configuration."""
 
     def __init__(self, path: Path, presets: dict[str, Path], *, whole: bool = False) -> None:
         family = read_yaml(path)
@@ -530,16 +502,14 @@ class _Family:
     def resolve(self, name: str, known: Mapping[str, _Family]) -> RunConfig:
         """Return a run's configuration: that of the run that it reuses; or what it inherits, ``base`` and its own keys.
 
-        Args:
-            name: a run of this file.
-            known: the file of each run of the dataset.
+        ``known``: the file of each run of the dataset.
         """
         keys, where = dict(self.runs[name]), f"runs.{name}.inherit"
         if keys.get("reuse") is not None:
             return self._reusing(name, keys, known)
         inherited, also = self.base, [f"{self.path}: base"]
         if (parent := keys.pop("inherit", None)) is not None:
-            require(parent, known, f"{self.path}: {where}")
+            require(parent, known, f"{self.path}: {where}", "run")
             other = known[parent]
             of_parent = other.runs[parent]
             if "inherit" in of_parent:
@@ -570,7 +540,7 @@ class _Family:
                 expected="reuse, inference and row only: all else is as the model was trained",
                 hint=f"set it in runs.{reused}, or train a model of its own: `inherit` in place of `reuse`",
             )  # fmt: skip
-        require(reused, known, f"{self.path}: {where}.reuse")
+        require(reused, known, f"{self.path}: {where}.reuse", "run")
         family = known[reused]
         if (other := family.runs[reused].get("reuse")) is not None:
             raise self._refused(
@@ -592,16 +562,13 @@ class _Family:
 # --- The workflow, which names runs, tables and figures.
 
 
-@with_line
+@with_line()
 def load_workflow(
     data: dict[str, Any], where: object = "config/config.yaml", files: Sequence[object] = ()
 ) -> WorkflowConfig:
     """Validate the merged workflow configuration and every name in it.
 
-    Args:
-        data: the configuration.
-        where: what to name in an error.
-        files: the files that it was merged from, the last to decide first; an error names the one that has its key.
+    An error names ``where``, or the one of ``files`` that has its key: what ``data`` was merged from, the last to decide first.
 
     Raises:
         VixmlError: a key or value that is not accepted, a name that no file or entry has (with the nearest one), or parts of a
@@ -624,19 +591,20 @@ def load_workflow(
             known = {path.stem for path in (folder / kind).glob("*.yaml")}
             if folder.is_file() and kind == "tables":
                 known = {_mapping(read_yaml(folder).get("table"), f"{folder}: table").get("id")} - {None}
-            require(name, known, at(kind))
+            require(name, known, at(kind), kind.removesuffix("s"))
     for key in sorted({"compare", "side_by_side"} & config.model_fields_set):
         for run in getattr(config, key):
-            require(run, {name for _, name in runs}, at(key))
+            require(run, {name for _, name in runs}, at(key), "run")
     for index, target in enumerate(config.targets):
-        require(target.dataset, world.datasets, at(f"targets.{index}.dataset"))
+        require(target.dataset, world.datasets, at(f"targets.{index}.dataset"), "dataset")
         for name in target.runs:
-            require(name, {run for dataset, run in runs if dataset == target.dataset}, at(f"targets.{index}.runs"))
+            known = {run for dataset, run in runs if dataset == target.dataset}
+            require(name, known, at(f"targets.{index}.runs"), "run")
             run = runs[target.dataset, name]
             require_fit(run, world, f"{family_file(folder, target.dataset, name)}: runs.{name}")
     first = config.targets[0].dataset if config.targets else None
     for index, name in enumerate(config.latencies):
-        require(name, {run for dataset, run in runs if dataset == first}, at("latencies"))
+        require(name, {run for dataset, run in runs if dataset == first}, at("latencies"), "run")
         run = runs[first, name]
         if run.reuse or not run.needs_encoder:
             raise VixmlError(
@@ -681,17 +649,13 @@ def family_file(config_dir: Path, dataset: str, run: str) -> Path:
 def require_fit(run: RunConfig, world: World, where: object, architecture: dict[str, Any] | None = None) -> None:
     """Check a run against the models that it names.
 
-    Args:
-        run: the run.
-        world: the registry.
-        where: of the run.
-        architecture: content of the prepared language model's ``config.json``; None takes what the registry says of it.
+    ``architecture``: content of the prepared language model's ``config.json``; None takes what the registry says of it.
 
     Raises:
         VixmlError: an unknown model, heads that do not divide its vectors, more layers than it has, or longer sequences.
     """
-    require(run.encoder.model, world.text_models, f"{where}.encoder.model")
-    require(run.images.vision, world.vision_models, f"{where}.images.vision")
+    require(run.encoder.model, world.text_models, f"{where}.encoder.model", "language model")
+    require(run.images.vision, world.vision_models, f"{where}.images.vision", "vision model")
     model = world.text_models[run.encoder.model]
     architecture = model.architecture if architecture is None else architecture
     dim = architecture.get("hidden_size", model.hidden_size)

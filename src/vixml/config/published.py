@@ -16,26 +16,10 @@ from vixml.errors import VixmlError
 PAPER = "arXiv:2511.13189v1"
 
 # The columns that together say which cell of which table a row of reported_results.csv is.
-IDENTITY = tuple(
-    [
-        "source",
-        "paper_table",
-        "dataset",
-        "method",
-        "backbone",
-        "params",
-        "modality",
-        "base_method",
-        "vision_encoder",
-        "n_images",
-        "inference",
-        "trained_by_paper",
-        "uses_inference_enh_E",
-        "uses_metadata_M",
-        "metric",
-        "k",
-    ]
-)
+IDENTITY = (
+    "source", "paper_table", "dataset", "method", "backbone", "params", "modality", "base_method", "vision_encoder",
+    "n_images", "inference", "trained_by_paper", "uses_inference_enh_E", "uses_metadata_M", "metric", "k",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,27 +38,17 @@ class TrainingRun:
 
 @dataclass(frozen=True)
 class PublishedValue:
-    """One published cell.
+    """One published cell."""
 
-    Attributes:
-        source: who published it, e.g. ``arXiv:2511.13189v1``.
-        table: e.g. ``Table 1``.
-        dataset: as printed.
-        row: the columns of ``reported_results.csv`` that describe the table's row (method, backbone, params, ...).
-        metric: with its cut-off, e.g. ``P@1``.
-        printed: the value as printed, e.g. ``"70.30"``.
-        run: the paper's training run behind it (an entry of ``training_runs.csv``), if any.
-        note: what had to be inferred.
-    """
-
-    source: str
-    table: str
-    dataset: str
+    source: str  # who published it, e.g. ``arXiv:2511.13189v1``
+    table: str  # e.g. ``Table 1``
+    dataset: str  # as printed
+    # The columns of ``reported_results.csv`` that describe the table's row (method, backbone, params, ...)
     row: dict[str, str]
-    metric: str
-    printed: str
-    run: str | None
-    note: str
+    metric: str  # with its cut-off, e.g. ``P@1``
+    printed: str  # the value as printed, e.g. ``"70.30"``
+    run: str | None  # the paper's training run behind it (an entry of ``training_runs.csv``), if any
+    note: str  # what had to be inferred
 
     @property
     def value(self) -> float:
@@ -99,11 +73,7 @@ class PublishedValue:
 
 
 def select_one(values: Iterable[PublishedValue], columns: Mapping[str, str], where: object) -> PublishedValue:
-    """Return the one published value with these columns, of the paper unless they name another ``source``.
-
-    Raises:
-        VixmlError: none, or more than one.
-    """
+    """Return the one published value with these columns, of the paper by default; none or several are a VixmlError."""
     columns = {"source": PAPER, **columns}
     found = [value for value in values if value.selected_by(columns)]
     if len(found) != 1:
@@ -129,18 +99,10 @@ def read_csv(path: Path | str) -> Iterator[tuple[int, dict[str, str]]]:
         reader = csv.DictReader(stream)
         for row in reader:
             if None in row or None in row.values():
-                raise VixmlError(
-                    "a line does not have the header's number of fields",
-                    where=f"{path}:{reader.line_num}",
-                    expected=f"{len(reader.fieldnames or [])} fields",
-                    hint="quote a field that holds a comma",
-                )
+                what, hint = "a line does not have the header's number of fields", "quote a field that holds a comma"
+                n = len(reader.fieldnames or [])
+                raise VixmlError(what, where=f"{path}:{reader.line_num}", expected=f"{n} fields", hint=hint)
             yield reader.line_num, row
-
-
-def has_published(config_dir: Path | str) -> bool:
-    """Return whether a configuration's folder has published numbers: your own dataset needs none."""
-    return (Path(config_dir) / "reported").exists()
 
 
 def load_training_runs(config_dir: Path | str) -> dict[str, TrainingRun]:

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Callable, Collection
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    Field,
-    SerializerFunctionWrapHandler,
-    StringConstraints,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, StringConstraints, field_validator, model_serializer, model_validator
 
 from vixml.config.fields import fields_of
 from vixml.config.run import Count, Few, Fraction, Pixels, Seed, Strict, Width
@@ -97,7 +91,7 @@ class Counts(Strict):
 
 
 class TableForm(Strict):
-    """How a table is written. Compression and kind (CSV, JSON, Parquet, Excel) follow from the file's name."""
+    """Form of a table's files. Compression and kind (CSV, JSON, Parquet, Excel) follow from the file's name."""
 
     encoding: str = Field("utf-8", description="Encoding of CSV and JSON files, e.g. `cp1252`, `utf-16`.")
     delimiter: str = Field(",", min_length=1, max_length=1, description="Character between the cells of a CSV file.")
@@ -132,7 +126,7 @@ class Catalogue(Strict):
         description="Folder of the tables and images: relative to that of the raw files, or an absolute path."
     )
     id: str = Field("id", description="Column with an item's id. Without it, the row number is the id.")
-    labels: str = Field("labels", description="Column with a query's labels; `tags + brand` takes those of several.")
+    labels: str = Field("labels", description="Column with a query's labels, or several columns: `tags + brand`.")
     labels_by: Literal["id", "name"] = Field(
         "id", description="Content of that column: ids of the table `label`, or its texts; without it, the labels."
     )
@@ -151,8 +145,7 @@ class Catalogue(Strict):
         "the column of ids.",
     )
     separator: str = Field(
-        ";",
-        description="Separator of several labels or images in one cell of a CSV file; empty: one value per cell.",
+        ";", description="Separator of several labels or images in one cell of a CSV file; empty: one value per cell."
     )
     # Keys that came later; a manifest and a rule's params have them only where they are set, so that no corpus is remade.
     tables: dict[Literal["train", "test", "items", "label"], str | list[str]] | None = Field(
@@ -171,13 +164,13 @@ class Catalogue(Strict):
     )
     fold_case: bool = Field(
         False,
-        description="Labels that differ only in case and spaces are one, in its most frequent spelling; without a table `label`.",
+        description="Merge labels that differ only in case and spaces, in the most frequent spelling; only without a table `label`.",
     )
     labels_are: Literal["values", "columns"] = Field(
         "values",
-        description="`columns`: each column of `labels` is a label, which the items with a 1 (true, yes, x) in it have.",
+        description="`columns`: each column of `labels` is one label, and items with a 1 (true, yes, x) in it have that label.",
     )
-    empty: list[str] = Field([], description="Values of a cell that mean nothing, e.g. `NULL`, in any case.")
+    empty: list[str] = Field([], description="Values that count as an empty cell, e.g. `NULL`, in upper or lower case.")
     other_images: Literal["error", "skip"] = Field(
         "error", description="Images that are not what `images_are` says: an `error`, or left out and counted (`skip`)."
     )
@@ -192,14 +185,14 @@ class Catalogue(Strict):
         return value and value.strip()  # as names of columns are read
 
     @model_serializer(mode="wrap")
-    def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_later_keys(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         kept, later = handler(self), list(type(self).model_fields)[8:]
         unset = {key for key in later if getattr(self, key) == type(self).model_fields[key].default}
         return {key: value for key, value in kept.items() if key not in unset}
 
 
 class Fetch(Strict):
-    """How images are fetched from the web."""
+    """Limits and pace of fetching images from the web."""
 
     # Whether an image is kept; the others say how often and how fast servers are asked.
     decisive: ClassVar = ("max_bytes", "redirects", "allow_private")
@@ -209,17 +202,11 @@ class Fetch(Strict):
     attempts: int = Field(
         5, ge=1, le=100, description="Attempts per image, for temporary failures only (time-out, HTTP 429, 5xx)."
     )
-    backoff_seconds: float = Field(
-        1.0,
-        ge=0,
-        le=86_400,
-        description="Wait before the second attempt, then doubled; a longer Retry-After takes precedence.",
+    backoff_seconds: Annotated[float, Field(ge=0, le=86_400)] = Field(
+        1.0, description="Wait before the second attempt, then doubled; a longer Retry-After takes precedence."
     )
-    timeout_seconds: float = Field(
-        20.0,
-        ge=0.01,
-        le=86_400,
-        description="Time-out for connecting and for each read; four times that for the whole request.",
+    timeout_seconds: Annotated[float, Field(ge=0.01, le=86_400)] = Field(
+        20.0, description="Time-out for connecting and for each read; four times that for the whole request."
     )
     redirects: int = Field(5, ge=0, le=100, description="Maximum number of redirects.")
     max_bytes: int = Field(20_000_000, gt=0, le=10**9, description="Larger files are refused.")
@@ -261,8 +248,8 @@ class Dataset(Strict):
     sources: list[str] = Field([], description="Entries of `sources`.")
     stand_in: bool = Field(
         False,
-        description="True for data that stand in for the paper's: its rows can never confirm a published value, nor can those of "
-        "your own data (builder `catalogue`).",
+        description="True for data that replace the paper's: its rows can never confirm a published value. The same holds for "
+        "your own data (builder `catalogue`), without this key.",
     )
     text: str = Field(
         "title", description="Fields that form the text, e.g. `title + content`: joined by one space, in that order."
@@ -287,7 +274,7 @@ class Dataset(Strict):
     test_fraction: Fraction | None = Field(
         None, description="Share of queries held out for test, for a dataset that is split here."
     )
-    image_size: Pixels | None = Field(None, description="Side in pixels of rendered pictograms and stored images.")
+    image_size: Pixels | None = Field(None, description="Side in pixels of rendered drawings and stored images.")
     shards: Few = Field(1, description="Number of files in the image store.")
     expect: Counts | None = Field(None, description="Counts that the corpus must have.")
     facts: dict[str, Any] = Field(
@@ -338,7 +325,7 @@ class Dataset(Strict):
         kept = {
             "render-images": {"image_size", "shards"},
             "fetch-images": {"image_size": True, "shards": True, "fetch": {"max_bytes"} | changed},
-            "export-dataset": {"title", "sources", "stand_in", "facts", "text"},
+            "export-dataset": {"title", "stand_in", "facts", "text"},
             "train": {"propensity"},
             "score": {"propensity", "filter_required"},
         }
@@ -387,11 +374,8 @@ class TextModel(Strict):
     architecture: dict[str, Any] = Field({}, description="Configuration of the network, if the source has none.")
     hidden_size: Width = Field(description="Size of its vectors.")
     parameters: str = Field(description="As printed in Table 9.")
-    n_parameters: int | None = Field(
-        None,
-        ge=1,
-        le=10**13,
-        description="Parameter count of the architecture, with pooler and untied output matrix if it has them.",
+    n_parameters: Annotated[int, Field(ge=1, le=10**13)] | None = Field(
+        None, description="Parameter count of the architecture, with pooler and untied output matrix if it has them."
     )
     licence: str = Field(description="Licence of the weights.")
     exact: bool = Field(
@@ -460,6 +444,22 @@ class World(Strict):
     datasets: dict[str, Dataset]
     text_models: dict[str, TextModel]
     vision_models: dict[str, VisionModel]
+
+    def export_settings(self, dataset: str, encoders: Collection[str]) -> dict[str, Any]:
+        """Return the settings that `export-dataset` obeys, as JSON values: what the card prints of the registry.
+
+        Args:
+            dataset: an entry of `datasets`.
+            encoders: the vision encoders whose vectors are exported.
+        """
+        entry, models = self.datasets[dataset], [name for name in encoders if name in self.vision_models]
+        imported = [entry.published_vectors[name] for name in encoders if name in entry.published_vectors]
+        names = [*entry.sources, *(name for vectors in imported for name in vectors.sources)]
+        printed, of_model = {"name", "version", "licence", "used_for"}, {"checkpoint", "licence"}
+        return entry.settings("export-dataset") | {
+            "sources": {name: self.sources[name].model_dump(mode="json", include=printed) for name in names},
+            "vision": {name: self.vision_models[name].model_dump(mode="json", include=of_model) for name in models},
+        }
 
 
 # Of a dataset, run or model; also a wildcard of the workflow.

@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from vixml.config.template import has_field, parse_template
 
+RankedBy = Literal[
+    "label-search", "retrieval-augmented", "local-ridge", "knn", "popularity", "linear", "pecos", "napkinxc", "chosen"
+]
 PEERS = ("pecos", "napkinxc")  # methods of inference that are other software, fitted to texts
 
 # --- What every model of a configuration file is built on.
@@ -52,13 +55,10 @@ class Strict(BaseModel):
 class Ridge(Strict):
     """Local ridge votes, ours: `votes / frequency^frequency_power + prototype_weight <q, z> + text_weight <q, u> + linear_weight linear(q)`."""
 
-    neighbours: Count = Field(100, description="Number of training queries that each query's regression is fitted to.")
+    neighbours: Few = Field(100, description="Number of training queries that each query's regression is fitted to.")
     bandwidth: float = Field(0.2, ge=1e-3, le=10_000, description="`h` of the kernel `exp((cosine - 1) / h)`.")
-    regulariser: float = Field(
-        0.2,
-        ge=1e-6,
-        le=10_000,
-        description="Added to the kernel matrix's diagonal: the larger, the closer to a kernel-weighted vote.",
+    regulariser: Annotated[float, Field(ge=1e-6, le=10_000)] = Field(
+        0.2, description="Added to the kernel matrix's diagonal: the larger, the closer to a kernel-weighted vote."
     )
     frequency_power: float = Field(
         0.0,
@@ -78,19 +78,9 @@ class Ridge(Strict):
 
 
 class Inference(Strict):
-    """How a trained (or untrained) encoder ranks labels."""
+    """Method of ranking labels, and its constants."""
 
-    method: Literal[
-        "label-search",
-        "retrieval-augmented",
-        "local-ridge",
-        "knn",
-        "popularity",
-        "linear",
-        "pecos",
-        "napkinxc",
-        "chosen",
-    ] = Field(
+    method: RankedBy = Field(
         "label-search",
         description="`label-search`: maximum inner product over label vectors. `retrieval-augmented`: retrieve both labels and "
         "training queries, which vote for their labels (paper section 4.5). `local-ridge`: kernel ridge "
@@ -135,11 +125,8 @@ class Inference(Strict):
         description="How vectors are searched. `exact`: all of them. `ivf`, `hnsw`: a faiss index that visits only a part and "
         "may miss some, for millions of labels. Scores are exact inner products in any case.",
     )
-    index_recall: float = Field(
-        0.99,
-        gt=0,
-        le=1,
-        description="`ivf`, `hnsw`: share of the exact top results to find, on a sample of the queries.",
+    index_recall: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.99, description="`ivf`, `hnsw`: share of the exact top results to find, on a sample of the queries."
     )
 
 
@@ -164,11 +151,8 @@ class Encoder(Strict):
     layers: Few | None = Field(
         None, description="Number of first layers to keep, and the final norm; `null`: all (docs/deviations.md D15)."
     )
-    max_len: int = Field(
-        32,
-        ge=3,
-        le=2**17,
-        description="Text tokens to keep, with an encoder's special tokens, without images and prompt.",
+    max_len: Annotated[int, Field(ge=3, le=2**17)] = Field(
+        32, description="Text tokens to keep, with an encoder's special tokens, without images and prompt."
     )
     template: str = Field(
         "{images}{text}",
@@ -395,14 +379,14 @@ class Optimizer(Strict):
     )
     warmup_steps_new: Natural | None = Field(
         None,
-        description="Steps of linear warm-up for the new parts; `null`: `warmup_steps`. Fewer put them ahead of the "
-        "language model, because an untrained prototype network pulls all queries to one point "
+        description="Steps of linear warm-up for the new parts; `null`: `warmup_steps`. With fewer steps, they learn before the "
+        "language model does; otherwise, an untrained prototype network may pull all queries to one point "
         "(docs/deviations.md D4).",
     )
     clip_norm: Positive | None = Field(None, description="Clip the gradient's global norm; `null` does not clip.")
 
 
-class Training(Strict):
+class TrainingBudget(Strict):
     """The training budget and how it is executed."""
 
     epochs: Natural = Field(150, description="Passes over the training queries; 0 keeps the model untrained.")
@@ -434,7 +418,7 @@ class Training(Strict):
     validation_split: Seed = Field(
         0,
         description="Which share of the queries is held out: train is shuffled once, and each number takes the next share, so that "
-        "those of 0 to `1 / validation - 1` have no query in common.",
+        "shares 0 to `1 / validation - 1` have no query in common.",
     )
     checkpoint_minutes: float = Field(
         10.0,
@@ -464,8 +448,8 @@ class Start(Strict):
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of its `model.json`, which names every file.")
 
 
-class Row(Strict):
-    """How tables show a run."""
+class RunRow(Strict):
+    """Row of a run in tables."""
 
     label: str = Field("", description="The row's name, e.g. `MiniLM-L3`.")
     note: str = Field("", description="One sentence that a reader needs to know.")
@@ -492,14 +476,14 @@ class RunConfig(Strict):
     loss: Loss = Loss()
     mining: Mining | None = Field(Mining(), description="`null`: random batches throughout.")
     optimizer: Optimizer = Optimizer()
-    training: Training = Training()
+    training: TrainingBudget = TrainingBudget()
     inference: Inference = Inference()
     start: Start | None = Field(
         None,
         description="Start from an earlier model instead of the published one: language model, image projection, prototype network, "
         "and the free vectors or label vectors of labels with the same text.",
     )
-    row: Row = Row()
+    row: RunRow = RunRow()
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
@@ -545,8 +529,7 @@ class RunConfig(Strict):
     def settings(self, stage: str) -> dict[str, Any]:
         """Return the settings of this run that a stage obeys, as JSON values; a change of any other reruns nothing.
 
-        Args:
-            stage: ``train`` or ``predict``; what encoding obeys is part of the training.
+        The stage is ``train`` or ``predict``; what encoding obeys is part of the training.
         """
         if stage == "predict":
             # All else about the run shows in the hashes of what a prediction reads.
@@ -595,14 +578,7 @@ class RunConfig(Strict):
 
 @dataclass(frozen=True)
 class SeededRun:
-    """One run of a dataset with one seed.
-
-    Attributes:
-        dataset: id in datasets.yaml.
-        run: id of the run.
-        seed: of everything random.
-        config: the resolved run.
-    """
+    """One resolved run of a dataset with one seed of everything random."""
 
     dataset: str
     run: str

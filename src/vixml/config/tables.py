@@ -32,7 +32,7 @@ def named_runs(node: Any, datasets: Sequence[str] = ()) -> Iterator[tuple[str, s
             yield from named_runs(value, datasets)
 
 
-class Row(Strict):
+class PaperRow(Strict):
     """A row of the paper, on every dataset for which the paper has it."""
 
     label: str = Field(description="As printed.")
@@ -41,7 +41,7 @@ class Row(Strict):
     seed: Seed | None = Field(None, description="One seed of that run, for tables with one row per seed.")
 
     @model_validator(mode="after")
-    def _known_columns(self) -> Row:
+    def _known_columns(self) -> PaperRow:
         unknown = sorted(set(self.published) - set(IDENTITY))
         if unknown:
             raise ValueError(f"published names no column of reported_results.csv: {', '.join(unknown)}")
@@ -52,7 +52,7 @@ class Block(Strict):
     """Rows under one heading."""
 
     title: str = Field("", description="The heading; empty for none.")
-    rows: list[Row]
+    rows: list[PaperRow]
 
 
 class MeasuredRow(Strict):
@@ -72,7 +72,7 @@ class MeasuredBlock(Strict):
     rows: list[MeasuredRow]
 
 
-class Layout(Strict):
+class TableHeading(Strict):
     """Identity and headings of a table."""
 
     id: str = Field(description="The file's name, without its extension.")
@@ -94,7 +94,7 @@ class Layout(Strict):
         return self.paper_table or self.title
 
 
-class TableSpec(Layout):
+class TableSpec(TableHeading):
     """One table: columns (dataset x metric), and rows in blocks, of the paper, of ours, or of both."""
 
     layout: Literal["grid"] = Field("grid", description="Layout; `grid`: one section per dataset.")
@@ -129,7 +129,7 @@ class ClaimRow(Strict):
     why: str = Field("", description="A remark for the reader; for `none`, the reason.")
 
 
-class FactsSpec(Layout):
+class FactsSpec(TableHeading):
     """One table of facts; its rows follow from the published files and the registry."""
 
     layout: Literal["facts"] = Field(description="`facts`, for a table without scores.")
@@ -178,17 +178,17 @@ class FigureSpec(Strict):
     lines: list[FigureLine] = Field([])
     measured_dataset: str = Field(description="Dataset of the runs measured here.")
     measured_title: str = Field(
-        description="Title of the panel of values measured here; says so if the data are a stand-in."
+        description="Title of the panel of values measured here; it should say if the data are a stand-in."
     )
     measured: list[MeasuredMark] = Field(description="Trained runs, drawn at their measured hours.")
     untrained: list[MeasuredMark] = Field([], description="Runs without training, drawn as horizontal lines.")
 
 
 class Comparison(Strict):
-    """A claim of the paper as PICTO can show it: one run less another (an entry of config/reported/comparisons.yaml)."""
+    """A claim of the paper that PICTO can show: the difference of two runs (an entry of config/reported/comparisons.yaml)."""
 
-    says: str = Field(description="The paper's claim, in few words.")
-    runs: tuple[str, str] = Field(description="Ours that should be ahead, and the one that it is compared with.")
+    says: str = Field(description="The paper's claim, in a few words.")
+    runs: tuple[str, str] = Field(description="Our run that should be ahead, and the run that it is compared with.")
     published: tuple[dict[str, str], dict[str, str]] | None = Field(
         None, description="Columns that select the paper's two scores, in that order; absent where it has no such row."
     )
@@ -204,11 +204,13 @@ class Comparisons(Strict):
 class DrawingSpec(Strict):
     """A drawing that is committed beside this file: `{id}.svg`, and `{id}.csv` with what it shows of each setting."""
 
-    kind: Literal["drawing"] = Field(description="Tells this file from those of metrics against training time.")
+    kind: Literal["drawing"] = Field(
+        description="Distinguishes this file from figures of a metric against training time."
+    )
     id: str = Field(description="The file's name.")
-    paper_figure: str = Field(description="As the paper numbers it.")
+    paper_figure: str = Field(description="Number of the figure in the paper.")
     title: str = Field(description="Its caption.")
-    dataset: str = Field(description="Entry of config/datasets.yaml: the runs that the drawing shows are runs of it.")
+    dataset: str = Field(description="Entry of config/datasets.yaml whose runs the drawing shows.")
 
 
 S = TypeVar("S", bound=Strict)
@@ -260,17 +262,13 @@ def spec_path(config_dir: Path | str, kind: str, name: str) -> Path:
     return Path(config_dir) / kind / f"{name}.yaml"
 
 
-@with_line
+@with_line()
 def _load(config_dir: Path | str, kind: str, name: str, model_of: Callable[[dict[str, Any]], type[S]]) -> S:
     path = spec_path(config_dir, kind, name)
     if not path.exists():
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
-        raise VixmlError(
-            f"no such {kind.rstrip('s')}",
-            where=path,
-            found=name,
-            hint="one of: " + ", ".join(known) if known else "check --config-dir",
-        )
+        hint = "one of: " + ", ".join(known) if known else "check --config-dir"
+        raise VixmlError(f"no such {kind.rstrip('s')}", where=path, found=name, hint=hint)
     data: Any = read_yaml(path)
     if path == Path(config_dir):
         data = (data.get("table") or {}) if kind == "tables" else {}

@@ -1,4 +1,4 @@
-"""What a configuration asks for: the runs that it scores and those whose latency it measures.
+"""Runs that a configuration asks for: those that it scores and those whose latency it measures.
 
 Snakemake, the plan and the checks before the first job read this, so that all three speak of the same runs.
 """

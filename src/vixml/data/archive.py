@@ -9,24 +9,17 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
-import lzma
 import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from vixml.config.registry import Source
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, reading
 
 MEMBER_LIMIT = 64 << 20
-# What zipfile raises on damaged or unknown archives and members: IndexError of a member without a name, NotImplementedError of
-# a later version of the format.
-DAMAGED = (
-    zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError, IndexError,
-)  # fmt: skip
 NESTED = "!"
 
 
@@ -42,18 +35,12 @@ class Archive:
     def __init__(self, file: Path | str | bytes, name: str | None = None) -> None:
         self.name = name or str(file)
         stream: Path | IO[bytes] = io.BytesIO(file) if isinstance(file, bytes) else Path(file)
-        try:
+        if isinstance(stream, Path) and not stream.exists():
+            raise VixmlError("an archive is missing", where=self.name, hint="fetch it: vixml download NAME")
+        hint = "delete it and fetch it again: vixml download NAME"
+        with reading("not a readable zip archive", self.name, hint=hint):
             self._zip = zipfile.ZipFile(stream)
             self._members = {info.filename: info for info in self._zip.infolist() if not info.is_dir()}
-        except FileNotFoundError as error:
-            raise VixmlError("an archive is missing", where=self.name, hint="fetch it: vixml download NAME") from error
-        except DAMAGED as error:
-            raise VixmlError(
-                "not a readable zip archive",
-                where=self.name,
-                found=str(error),
-                hint="delete it and fetch it again: vixml download NAME",
-            ) from error
 
     def __contains__(self, member: str) -> bool:
         return member in self._members
@@ -103,26 +90,14 @@ class Archive:
                 )
         found = sorted(name for name in self._members if PurePosixPath(name).name == filename)
         if len(found) > 1:
-            raise VixmlError(
-                "an archive holds a file twice",
-                where=self.name,
-                found=", ".join(found),
-                expected=f"one {filename}",
-                hint="the archive is not the one that config/ describes: fetch it again",
-            )
+            what = "an archive holds a file twice"
+            hint = "the archive is not the one that config/ describes: fetch it again"
+            raise VixmlError(what, where=self.name, found=", ".join(found), expected=f"one {filename}", hint=hint)
         return Member(self, found[0]) if found else None
 
-    @contextmanager
-    def _reading(self, member: str) -> Iterator[None]:
-        try:
-            yield
-        except DAMAGED as error:
-            raise VixmlError(
-                "a member of the archive cannot be read",
-                where=f"{self.name}: {member}",
-                found=str(error),
-                hint="the archive is damaged: delete it and fetch it again",
-            ) from error
+    def _reading(self, member: str) -> AbstractContextManager[None]:
+        what, hint = "a member of the archive cannot be read", "the archive is damaged: delete it and fetch it again"
+        return reading(what, f"{self.name}: {member}", hint=hint)
 
 
 @dataclass(frozen=True)
@@ -227,30 +202,20 @@ class LocalFiles:
         try:
             resolved = path.resolve()
             if not resolved.is_relative_to(self.folder.resolve()):
-                raise VixmlError(
-                    "an image is outside the folder of its catalogue",
-                    where=path,
-                    found=str(resolved),
-                    hint="copy the file into the folder: a link that leads out is not followed",
-                )
+                found, hint = str(resolved), "copy the file into the folder: a link that leads out is not followed"
+                raise VixmlError("an image is outside the folder of its catalogue", where=path, found=found, hint=hint)
             if not path.is_file():
                 return "no such file"
             if path.stat().st_size > limit:
                 return f"larger than {limit} bytes"
             return path.read_bytes()
-        except (ValueError, RuntimeError):  # a name with a null character, or links in a circle
-            return "no such file"
-        except OSError as error:
-            if error.errno not in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):
+        except (ValueError, RuntimeError, OSError) as error:  # a null character, links in a circle, no name of a file
+            if isinstance(error, OSError) and error.errno not in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):
                 raise
             return "no such file"
 
 
 def _too_large(where: str, found: str, limit: int) -> VixmlError:
-    return VixmlError(
-        "a member of the archive is larger than allowed",
-        where=where,
-        found=found,
-        expected=f"at most {limit} bytes",
-        hint="the archive is not the one that config/ describes, or is malicious: delete it",
-    )
+    what = "a member of the archive is larger than allowed"
+    hint = "the archive is not the one that config/ describes, or is malicious: delete it"
+    return VixmlError(what, where=where, found=found, expected=f"at most {limit} bytes", hint=hint)

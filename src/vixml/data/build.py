@@ -10,7 +10,7 @@ from vixml.config.registry import Dataset, Source
 from vixml.data.archive import SourceReader
 from vixml.data.catalogue import build_catalogue, required_tables
 from vixml.data.corpus import Corpus, split_settings, verify_averages, verify_counts
-from vixml.data.download import verify_file
+from vixml.data.download import verify_download
 from vixml.data.picto import build_picto
 from vixml.data.xc_repository import ImageTable, build_from_archive
 from vixml.provenance import stage
@@ -27,19 +27,14 @@ def build_corpus(
     raw_dir = Path(raw_dir)
     used = {name: sources[name] for name in dataset.sources}
     for name, source in used.items():
-        verify_file(raw_dir / source.filename, name, source)
-    # Facts are for the reader, the title for tables: neither changes the corpus.
-    config = dataset.model_dump(mode="json", exclude={"facts", "title", "fetch", "published_vectors"})
-    if dataset.catalogue is not None:
-        config["catalogue"].pop("tables", None)  # they are inputs
-    config = {"id": dataset_id, **config, "sha256": {name: source.sha256 for name, source in used.items()}}
+        verify_download(raw_dir / source.filename, name, source)
+    hashes = {name: source.sha256 for name, source in used.items()}
+    config = {"id": dataset_id, **dataset.settings("build-corpus"), "sha256": hashes}
     facts: dict[str, Any] = {}
     inputs = {name: raw_dir / source.filename for name, source in used.items()}
     tables = required_tables(dataset, raw_dir) if dataset.catalogue is not None else {}
     # A table in parts has an input for each.
     inputs |= {f"{name}.{n + 1}" if n else name: path for name, paths in tables.items() for n, path in enumerate(paths)}
-    if dataset.averages:
-        config["averages"] = dataset.averages
     where = f"config/datasets.yaml: datasets.{dataset_id}"
     with stage(out, "build-corpus", config=config, inputs=inputs, facts=facts) as work:
         reader = SourceReader(raw_dir, used)

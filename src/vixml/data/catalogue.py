@@ -14,11 +14,10 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -26,25 +25,14 @@ from vixml.config.fields import fields_of
 from vixml.config.registry import Catalogue, Dataset
 from vixml.data.corpus import QUERY_SPLITS, CorpusWriter, split_settings
 from vixml.data.label_names import expect_single_names, folded, parse_list, set_flags
-from vixml.data.table_files import GUIDE, Row, kind_of, named_tables, plain, read_parts, read_rows, tables_in
+from vixml.data.table_files import GUIDE, Row, kind_of, named_tables, plain_number, read_parts, read_rows, tables_in
 from vixml.data.texts import TextRules, named, nearest, repaired, without_html
 from vixml.errors import VixmlError
 
 # Prefix of a local image's path in images.parquet.
 SOURCE = "catalogue"
 _URL = re.compile(r"https?://", re.IGNORECASE)
-
-
 Tables = Mapping[str, Sequence[Path]]
-
-
-class Writer(Protocol):
-    """A receiver of items: :class:`CorpusWriter`, or one that only counts."""
-
-    rows: dict[str, int]
-
-    def split(self, split: str) -> AbstractContextManager[Any]:
-        """Yield ``add(id, text, labels=(), images=())``."""
 
 
 def build_catalogue(dataset: Dataset, tables: Tables, out: Path | str, raw_dir: Path | str = ".") -> dict[str, Any]:
@@ -60,22 +48,21 @@ def build_catalogue(dataset: Dataset, tables: Tables, out: Path | str, raw_dir: 
     return writer.finish(source=lambda key: f"{SOURCE}:{key}", urls=urls, facts={"rules": rules})
 
 
-def write_items(dataset: Dataset, tables: Tables, writer: Writer, raw_dir: Path | str) -> dict[str, dict[str, int]]:
-    """Pass labels, train and test to a writer; return how often each rule was needed, by split."""
+def write_items(
+    dataset: Dataset, tables: Tables, writer: CorpusWriter, raw_dir: Path | str
+) -> dict[str, dict[str, int]]:
+    """Pass labels, train and test to a writer, or a survey; return how often each rule was needed, by split."""
     build = _Build(dataset, tables, writer, raw_dir)
     build.write_labels()
     for split in QUERY_SPLITS:
         build.write_queries(split)
     entry = build.entry
     if entry.images is not None and not build.images_found:
-        raise VixmlError(
-            "no table has the column of images",
-            where=", ".join(str(path) for paths in tables.values() for path in paths),
-            found=named(build.columns),
-            expected=f"a column {entry.images!r} in one of them (catalogue.images)",
-            hint=nearest(entry.images, list(build.columns))
-            or "correct its name in config/datasets.yaml, or leave it out",
-        )
+        what = "no table has the column of images"
+        expected = f"a column {entry.images!r} in one of them (catalogue.images)"
+        where = ", ".join(str(path) for paths in tables.values() for path in paths)
+        hint = nearest(entry.images, list(build.columns)) or "correct its name in config/datasets.yaml, or leave it out"
+        raise VixmlError(what, where=where, found=named(build.columns), expected=expected, hint=hint)
     if build.no_address is not None and not build.address_found:
         raise build._other_kind(build.no_address[0], f"the path {build.no_address[1]!r}, and no URL in any row")
     return build.rules
@@ -89,9 +76,7 @@ def folder_of(entry: Catalogue, raw_dir: Path | str) -> Path:
 def tables_of(entry: Catalogue, raw_dir: Path | str) -> dict[str, list[Path]]:
     """Return the files of a catalogue's tables, by name."""
     folder = folder_of(entry, raw_dir)
-    if entry.tables is not None:
-        return named_tables(entry.tables, folder)
-    return {name: [path] for name, path in tables_in(folder).items()}
+    return tables_in(folder) if entry.tables is None else named_tables(entry.tables, folder)
 
 
 def required_tables(dataset: Dataset, raw_dir: Path | str) -> dict[str, list[Path]]:
@@ -120,12 +105,10 @@ def required_tables(dataset: Dataset, raw_dir: Path | str) -> dict[str, list[Pat
 
 
 @dataclass
-class Table:
+class CatalogueTable:
     """The records of a table, or those of its rows that fall into a split.
 
     Attributes:
-        paths: its files.
-        entry: how they are read.
         rows: which rows belong to it; None: all.
         faults: whether a row that is broken by itself is its error, and does not stop the others.
         left_out: what was left out of cells since the table was last opened, by reason.
@@ -181,7 +164,7 @@ class Table:
                 cell = html.unescape(cell)  # before the `;` of an entity is taken for a separator
             cell = listed if listed is not None else cell.split(separator) if self._split and separator else cell
         for value in cell if isinstance(cell, list) else [cell]:
-            value = plain(value)
+            value = plain_number(value)
             if value is None:
                 self.left_out["nulls_in_lists"] += isinstance(cell, list)
                 continue
@@ -214,11 +197,11 @@ class _Build:
         columns: of train and test.
     """
 
-    def __init__(self, dataset: Dataset, tables: Tables, writer: Writer, raw_dir: Path | str) -> None:
+    def __init__(self, dataset: Dataset, tables: Tables, writer: CorpusWriter, raw_dir: Path | str) -> None:
         assert dataset.catalogue is not None  # the entry was validated
         self.dataset, self.entry, self.writer = dataset, dataset.catalogue, writer
         self.folder = folder_of(self.entry, raw_dir)
-        self.label_table = Table(tables["label"], self.entry) if "label" in tables else None
+        self.label_table = CatalogueTable(tables["label"], self.entry) if "label" in tables else None
         self.queries = self._split(tables)
         self.label_rows: dict[str, int] = {}
         self.rules: dict[str, dict[str, int]] = {}
@@ -229,23 +212,27 @@ class _Build:
         self.train_ids: set[str] = set()
         self.columns: dict[str, None] = {}
 
-    def _split(self, tables: Tables) -> dict[str, Table]:
+    def _split(self, tables: Tables) -> dict[str, CatalogueTable]:
         if "items" not in tables:
-            return {split: Table(tables[split], self.entry) for split in QUERY_SPLITS}
+            return {split: CatalogueTable(tables[split], self.entry) for split in QUERY_SPLITS}
         seed, fraction = split_settings(self.dataset)
 
         def digest(record: dict[str, Any], row: int) -> int:
-            value = plain(record.get(self.entry.id))
+            value = plain_number(record.get(self.entry.id))
             key = f"#{row}" if value in (None, "") else str(value)
             return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:8])
 
         # A hash is a random order that no library version can change; equal ids fall into one split but at its edge.
         hashes = np.array(
-            [digest(record, row) for row, (_, record) in enumerate(Table(tables["items"], self.entry))], dtype=np.uint64
+            [digest(record, row) for row, (_, record) in enumerate(CatalogueTable(tables["items"], self.entry))],
+            dtype=np.uint64,
         )
         test = np.zeros(len(hashes), dtype=bool)
         test[np.argsort(hashes, kind="stable")[: round(fraction * len(hashes))]] = True
-        return {split: Table(tables["items"], self.entry, rows) for split, rows in (("train", ~test), ("test", test))}
+        return {
+            split: CatalogueTable(tables["items"], self.entry, rows)
+            for split, rows in (("train", ~test), ("test", test))
+        }
 
     def write_labels(self) -> None:
         """Write the labels: those of their table, or without one, the values found in train."""
@@ -257,19 +244,16 @@ class _Build:
         texts = TextRules(fields, html=entry.strip_html)
         with self.writer.split("label") as add:
             for row, (where, record) in enumerate(table):
-                text, item = texts.text(record, where), texts.identify(plain(record.get(entry.id)), where)
+                text, item = texts.text(record, where), texts.identify(plain_number(record.get(entry.id)), where)
                 name = [text] if text else []
                 if entry.labels_by == "id":
                     name = self._clean(table.values(record, entry.id, where, whole=True))
                 if len(name) != 1 or name[0] in self.label_rows:
-                    raise VixmlError(
-                        f"a label needs a unique {entry.labels_by}",
-                        where=where,
-                        found=f"no {entry.labels_by}"
-                        if len(name) != 1
-                        else f"{name[0]!r}, as in row {self.label_rows[name[0]]}",
-                        expected=f"one {entry.labels_by} per label, each different (catalogue.labels_by)",
-                    )
+                    what, found = f"a label needs a unique {entry.labels_by}", f"no {entry.labels_by}"
+                    if len(name) == 1:
+                        found = f"{name[0]!r}, as in row {self.label_rows[name[0]]}"
+                    expected = f"one {entry.labels_by} per label, each different (catalogue.labels_by)"
+                    raise VixmlError(what, where=where, found=found, expected=expected)
                 self.label_rows[name[0]] = row
                 add(item, text, images=self._images(table, record, where, texts.counts))
         if not self.label_rows:
@@ -277,45 +261,35 @@ class _Build:
         texts.check_fields(table.path)
         self.rules["label"] = dict(sorted((texts.counts + table.left_out).items()))
 
-    def _write_labels_of_train(self, train: Table) -> None:
+    def _write_labels_of_train(self, train: CatalogueTable) -> None:
         names, most = Counter[str](), 0
         for where, record in train:
             found = self._names(train, record, where)
             names.update(found)
             most = max(most, len(found))
         if not names:
-            raise VixmlError(
-                "no query of train has a label",
-                where=train.path,
-                expected=f"labels in the column {self.entry.labels!r} (catalogue.labels)",
-                hint=GUIDE,
-            )
+            expected = f"labels in the column {self.entry.labels!r} (catalogue.labels)"
+            raise VixmlError("no query of train has a label", where=train.path, expected=expected, hint=GUIDE)
         if self.entry.labels_are == "values":
             several, whole = len(fields_of(self.entry.labels)) > 1, not self.entry.separator
             doubts = expect_single_names(names, most, several, whole, f"{train.path}: {self.entry.labels}")
             self.rules |= {"label": doubts} if doubts else {}
-        spellings = {name: name for name in names}
-        if self.entry.fold_case:
-            # The most frequent spelling; of two, the first in alphabetical order.
-            ordered = sorted(names, key=lambda name: (-names[name], name))
-            spellings = {folded(name): name for name in reversed(ordered)}
-        shown = {name: key for key, name in spellings.items()}
-        self.label_rows = {shown[name]: row for row, name in enumerate(sorted(shown))}
+        fold = folded if self.entry.fold_case else str
+        # The most frequent spelling; of two, the first in alphabetical order.
+        ordered = sorted(names, key=lambda name: (-names[name], name))
+        shown = {name: key for key, name in {fold(name): name for name in reversed(ordered)}.items()}
         with self.writer.split("label") as add:
-            for name in sorted(shown):
+            for row, name in enumerate(sorted(shown)):
+                self.label_rows[shown[name]] = row
                 add(name, name)
 
-    def _names(self, table: Table, record: dict[str, Any], where: str) -> list[str]:
+    def _names(self, table: CatalogueTable, record: dict[str, Any], where: str) -> list[str]:
         """Return the names of a query's labels."""
         columns = [self.entry.labels] if self.entry.labels in record else fields_of(self.entry.labels)
         if missing := [name for name in columns if name not in record]:
-            raise VixmlError(
-                "a query has no column of labels",
-                where=where,
-                found=named(record),
-                expected=f"a column {missing[0]!r} (catalogue.labels)",
-                hint=nearest(missing[0], list(record)) or "a query without a label has an empty list",
-            )
+            what, expected = "a query has no column of labels", f"a column {missing[0]!r} (catalogue.labels)"
+            hint = nearest(missing[0], list(record)) or "a query without a label has an empty list"
+            raise VixmlError(what, where=where, found=named(record), expected=expected, hint=hint)
         if self.entry.labels_are == "columns":
             return self._clean(set_flags(record, columns, where))
         names = table.values(record, self.entry.labels, where)
@@ -340,7 +314,7 @@ class _Build:
                     found["unlabelled_left_out"] += 1
                     continue
                 labels = self._labels(names, where, found)
-                key = plain(record.get(self.entry.id))
+                key = plain_number(record.get(self.entry.id))
                 item, text = texts.identify(key, where), texts.text(record, where)
                 if key is not None and split == "train":
                     ids.add(item)
@@ -353,7 +327,7 @@ class _Build:
         self.columns |= columns
         self.rules[split] = dict(sorted((texts.counts + found + table.left_out).items()))
 
-    def _check_split(self, split: str, table: Table, columns: Mapping[str, None], found: Counter[str]) -> None:
+    def _check_split(self, split: str, table: CatalogueTable, columns: Mapping[str, None], found: Counter[str]) -> None:
         """Check what is known once a split is written, and what would else fail after the training."""
         n_rows, entry = self.writer.rows[split] + found["unlabelled_left_out"], self.entry
         if not n_rows:
@@ -363,13 +337,9 @@ class _Build:
             )  # fmt: skip
         default = type(entry).model_fields["id"].default
         if entry.id not in columns and entry.id != default and not entry.id.startswith("#"):
-            raise VixmlError(
-                "no record has the column of ids",
-                where=table.path,
-                found=named(columns),
-                expected=f"a column {entry.id!r} (catalogue.id)",
-                hint=nearest(entry.id, list(columns)) or "id: '#row' numbers the rows",
-            )
+            what, expected = "no record has the column of ids", f"a column {entry.id!r} (catalogue.id)"
+            hint = nearest(entry.id, list(columns)) or "id: '#row' numbers the rows"
+            raise VixmlError(what, where=table.path, found=named(columns), expected=expected, hint=hint)
         if found["without_labels"] + found["unlabelled_left_out"] == n_rows:
             unknown = found["labels_not_in_train"]
             raise VixmlError(
@@ -380,13 +350,9 @@ class _Build:
                 hint="without one, nothing can be learned or scored: are the tables of one catalogue, and is the separator right?",
             )
         if table.left_out["images_not_text"] and not self.n_entries:
-            raise VixmlError(
-                "the images of a table are neither texts nor lists of texts",
-                where=f"{table.path}: {entry.images}",
-                found=f"{table.left_out['images_not_text']} entries of other kinds",
-                expected="paths or addresses",
-                hint=GUIDE,
-            )
+            what, where = "the images of a table are neither texts nor lists of texts", f"{table.path}: {entry.images}"
+            found = f"{table.left_out['images_not_text']} entries of other kinds"
+            raise VixmlError(what, where=where, found=found, expected="paths or addresses", hint=GUIDE)
 
     def _labels(self, names: list[str], where: str, found: Counter[str]) -> list[int]:
         """Return a query's label ids, ascending; if a table lists all labels, another name is an error."""
@@ -407,14 +373,14 @@ class _Build:
         found["without_labels"] += not ids
         return sorted(ids)
 
-    def _images(self, table: Table, record: dict[str, Any], where: str, found: Counter[str]) -> list[str]:
+    def _images(self, table: CatalogueTable, record: dict[str, Any], where: str, found: Counter[str]) -> list[str]:
         """Return an item's images, in order."""
         column = self.entry.images
         if column is None:
             return []
         self.images_found = self.images_found or column in record or any(c in record for c in fields_of(column))
         if self.entry.images_are == "ids":
-            return [_storable(path) for path in self.by_id.get(str(plain(record.get(column))), [])]
+            return [_storable(path) for path in self.by_id.get(str(plain_number(record.get(column))), [])]
         images, cell = [], f"{where}: {column}"
         for name in table.values(record, column, where):
             is_url = _URL.match(name) is not None
@@ -457,13 +423,9 @@ class _Build:
         return _storable(path.as_posix())
 
     def _other_kind(self, where: str, found: str) -> VixmlError:
-        return VixmlError(
-            "an image is named in another way than the registry says",
-            where=where,
-            found=found,
-            expected=self.entry.images_are,
-            hint="correct catalogue.images_are in config/datasets.yaml, or this row",
-        )
+        what = "an image is named in another way than the registry says"
+        hint = "correct catalogue.images_are in config/datasets.yaml, or this row"
+        return VixmlError(what, where=where, found=found, expected=self.entry.images_are, hint=hint)
 
 
 def _storable(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vixml.config.registry import Counts, Dataset
-from vixml.errors import VixmlError, expect_equal
+from vixml.errors import VixmlError, expect_equal, reading
 from vixml.files import atomic_path, load_array, write_json
 from vixml.manifest import holds
 from vixml.ragged import Ragged, RaggedWriter
@@ -124,13 +124,9 @@ def training_rows(path: Path, n_train: int, hint: str) -> np.ndarray:
     """
     rows = load_array(path, mmap=False)
     if rows.ndim != 1 or rows.dtype != np.int64 or (len(rows) and (rows.min() < 0 or rows.max() >= n_train)):
-        raise VixmlError(
-            "held-out rows do not fit the corpus",
-            where=path,
-            found=f"shape {rows.shape}, {rows.dtype}, largest {rows.max(initial=-1)}",
-            expected=f"(n,) int64 from 0 to {n_train - 1}",
-            hint=hint,
-        )
+        what = "held-out rows do not fit the corpus"
+        found = f"shape {rows.shape}, {rows.dtype}, largest {rows.max(initial=-1)}"
+        raise VixmlError(what, where=path, found=found, expected=f"(n,) int64 from 0 to {n_train - 1}", hint=hint)
     return rows
 
 
@@ -178,14 +174,10 @@ def verify_counts(found: dict[str, Any], expect: Counts | None, where: object) -
     """
     expected = expect.model_dump(exclude_none=True) if expect is not None else {}
     wrong = [key for key, value in expected.items() if found.get(key) != value]
-    expect_equal(
-        ", ".join(f"{key} = {found.get(key)}" for key in wrong),
-        ", ".join(f"{key} = {expected[key]}" for key in wrong),
-        "the corpus does not have the counts of the registry",
-        where=where,
-        hint="an input or the build changed; if the change is intended, record the new counts in `expect` and run "
-        "every result of this dataset again",
-    )
+    found, expected = (", ".join(f"{key} = {counts.get(key)}" for key in wrong) for counts in (found, expected))
+    what = "the corpus does not have the counts of the registry"
+    hint = "an input or the build changed; if intended, record the new counts in `expect` and run every result again"
+    expect_equal(found, expected, what, where=where, hint=hint)
 
 
 def _mean(values: np.ndarray) -> float:
@@ -245,27 +237,14 @@ def _expect_strings(schema: pa.Schema, path: Path, columns: Sequence[str], hint:
         found = schema.field(index).type if index >= 0 else None
         kind = found.value_type if found is not None and pa.types.is_dictionary(found) else found
         if kind is None or not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise VixmlError(
-                "a table lacks a column" if kind is None else "a column has the wrong type",
-                where=f"{path}: {name}",
-                found="columns " + ", ".join(schema.names) if kind is None else str(found),
-                expected=f"a string column {name!r}",
-                hint=hint,
-            )
+            what = "a table lacks a column" if kind is None else "a column has the wrong type"
+            where, found = f"{path}: {name}", "columns " + ", ".join(schema.names) if kind is None else str(found)
+            raise VixmlError(what, where=where, found=found, expected=f"a string column {name!r}", hint=hint)
 
 
-@contextmanager
-def reading_parquet(path: Path, hint: str = _REBUILD) -> Iterator[None]:
-    """Turn what pyarrow raises on a damaged file into one clear error.
-
-    Raises:
-        VixmlError: not a readable Parquet file.
-    """
-    try:
-        yield
-    except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
-        found = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise VixmlError("not a readable parquet file", where=path, found=found, hint=hint) from error
+def reading_parquet(path: Path, hint: str = _REBUILD) -> AbstractContextManager[None]:
+    """Turn whatever pyarrow raises on a damaged file into one clear error (:func:`vixml.errors.reading`)."""
+    return reading("not a readable parquet file", path, hint=hint)
 
 
 # -- writing row by row -----------------------------------------------------------------------------------------------
@@ -304,12 +283,8 @@ def table_writer(path: Path, schema: pa.Schema, group: int = GROUP, **options: A
 class CorpusWriter:
     """Write the folder of docs/formats.md, one split after the other, with :meth:`split`, then :meth:`finish`.
 
-    Args:
-        folder: the work folder of the stage.
-        image_keys: keys of images to number first, in order; others follow in the order in which items name them.
-
     Attributes:
-        images: key -> image id.
+        images: key -> image id; first those of ``image_keys``, then the others in the order in which items name them.
         rows: split -> number of items, for the splits written so far.
     """
 
@@ -321,15 +296,10 @@ class CorpusWriter:
 
     @contextmanager
     def split(self, split: str) -> Iterator[Callable[..., None]]:
-        """Yield ``add(id, text, labels=(), images=())``; the split is written when the context ends.
+        """Yield ``add(id, text, labels=(), images=())``; the split is written when the context ends. Labels come first.
 
         Labels (of a query) are ascending ids; images are keys in order of preference, of which a repeated one counts once.
-
-        Raises:
-            VixmlError: queries before the labels, whose number they need.
         """
-        if split != "label" and "label" not in self.rows:
-            raise VixmlError("queries were written before the labels", where=self.folder, hint="write label first")
         n_rows = 0
         with ExitStack() as stack:
             append = stack.enter_context(table_writer(self.folder / f"{split}.parquet", ITEM))

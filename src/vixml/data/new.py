@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -68,7 +69,7 @@ def new_catalogue(options: Options) -> str:
     if (found := survey.rows["train"]) < FEWEST_TO_TRAIN:
         expected = f"{FEWEST_TO_TRAIN} or more; a hundred give tags that are worth something"
         raise VixmlError("too few training items", where=files[0], found=found, expected=expected)
-    write_text(options.out, render(options, dataset, survey))
+    write_text(options.out, render_configuration(options, dataset, survey))
     return _printed(options, report, survey)
 
 
@@ -117,10 +118,8 @@ def quoted(value: Any) -> str:
         return "{" + ", ".join(f"{quoted(key)}: {quoted(part)}" for key, part in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(quoted, value)) + "]"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
     if not isinstance(value, str):
-        return str(value)
+        return json.dumps(value)
     if any("\ud800" <= character <= "\udfff" for character in value):
         what, hint = "a name that is not UTF-8 cannot be written into a file", "rename the folder, file or column"
         raise VixmlError(what, where=repr(value)[:300], hint=hint)
@@ -161,7 +160,7 @@ def _splits(best: str, n_train: int) -> dict[str, str]:
     }
 
 
-def render(options: Options, dataset: Dataset, survey: Survey) -> str:
+def render_configuration(options: Options, dataset: Dataset, survey: Survey) -> str:
     """Return the file's text."""
     name = quoted(options.name)  # 2024 and 1e3 are names, too
     found = training_defaults(**facts_of(survey))

@@ -13,8 +13,8 @@ import json
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain, combinations, zip_longest
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,15 @@ import numpy as np
 
 from vixml.data.archive import NESTED, Archive, SourceReader
 from vixml.data.corpus import CorpusWriter
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, reading
 
 IMAGES_PER_ITEM = 3
 MIN_LABEL_FREQUENCY = 2
 
 
 @dataclass(frozen=True)
-class Query:
-    """One merged pictogram: its name, its tags in ascending order, its drawings in order of preference."""
+class Item:
+    """A merged pictogram, or a label: its name, its tags in ascending order, its drawings in order of preference."""
 
     name: str
     tags: tuple[str, ...]
@@ -44,22 +44,25 @@ def build_picto(reader: SourceReader, split_seed: int, test_fraction: float, out
     Raises:
         VixmlError: a pack is missing, damaged or laid out differently.
     """
-    queries = merge(read_packs(reader))
+    queries = merge_icons(read_packs(reader))
     splits = assemble(queries, read_label_packs(reader), split_seed, test_fraction)
     drawings = {drawing.key: drawing for items in splits.values() for item in items for drawing in item.drawings}
-    writer = CorpusWriter(out, sorted(drawings))
+    writer, rows = CorpusWriter(out, sorted(drawings)), {label.name: row for row, label in enumerate(splits["label"])}
     for split, items in splits.items():
         with writer.split(split) as add:
             for item in items:
-                add(item.name, item.name, item.labels, [drawing.key for drawing in item.drawings])
+                add(item.name, item.name, [rows[tag] for tag in item.tags], [drawing.key for drawing in item.drawings])
+    found = [*splits["train"], *splits["test"]]
+    # The share of pairs whose label's words are all in the query: what plain word matching could find.
+    hits = [set(tag.split()) <= set(query.name.split()) for query in found for tag in query.tags]
     facts = {
-        "queries_without_label": len(queries) - len(splits["train"]) - len(splits["test"]),
-        "pairs_with_label_words_in_query": round(_overlap(splits), 4),
+        "queries_without_label": len(queries) - len(found),
+        "pairs_with_label_words_in_query": round(float(np.mean(hits)), 4) if hits else 0.0,
     }
     return writer.finish(source=lambda key: drawings[key].source, facts=facts)
 
 
-def merge(pictograms: Iterable[Pictogram]) -> list[Query]:
+def merge_icons(pictograms: Iterable[Pictogram]) -> list[Item]:
     """Merge icons of one name, clean their tags, and return the queries with a tag, sorted by name."""
     by_name: dict[str, list[Pictogram]] = defaultdict(list)
     for pictogram in pictograms:
@@ -68,12 +71,12 @@ def merge(pictograms: Iterable[Pictogram]) -> list[Query]:
     for name, icons in sorted(by_name.items()):
         tags = {clean for icon in icons for raw in icon.tags if (clean := tag(raw)) is not None} - {name}
         if tags:
-            queries.append(Query(name, tuple(sorted(tags)), choose_drawings(icons)))
+            queries.append(Item(name, tuple(sorted(tags)), choose_drawings(icons)))
     return queries
 
 
-def choose_drawings(icons: Sequence[Pictogram], limit: int = IMAGES_PER_ITEM) -> tuple[Drawing, ...]:
-    """Return up to ``limit`` drawings of one pictogram, the most informative and the most different first.
+def choose_drawings(icons: Sequence[Pictogram]) -> tuple[Drawing, ...]:
+    """Return up to :data:`IMAGES_PER_ITEM` drawings of one pictogram, the most informative and most different first.
 
     One drawing of every pack comes before a second of any, since packs differ more than the styles of one pack do. The
     order of packs is colour (OpenMoji), filled (Font Awesome), outline (Phosphor, Lucide): colour and surface tell a network
@@ -82,7 +85,7 @@ def choose_drawings(icons: Sequence[Pictogram], limit: int = IMAGES_PER_ITEM) ->
     ranked = sorted(icons, key=lambda icon: QUERY_PACKS.index(icon.pack))
     rounds = zip_longest(*(icon.drawings for icon in ranked))
     # Two emoji names may share one drawing.
-    return tuple({drawing.key: drawing for drawing in chain(*rounds) if drawing is not None}.values())[:limit]
+    return tuple({drawing.key: drawing for drawing in chain(*rounds) if drawing is not None}.values())[:IMAGES_PER_ITEM]
 
 
 def held_out(names: Sequence[str], seed: int, fraction: float) -> set[str]:
@@ -114,45 +117,23 @@ def label_drawings(labels: Sequence[str], icons: Iterable[Pictogram]) -> list[li
     ]
 
 
-@dataclass(frozen=True)
-class CorpusItem:
-    """A query or a label of the corpus: its name, a query's label ids in ascending order, its drawings."""
-
-    name: str
-    labels: Sequence[int]
-    drawings: Sequence[Drawing]
-
-
 def assemble(
-    queries: Sequence[Query], label_icons: Iterable[Pictogram], split_seed: int, test_fraction: float
-) -> dict[str, list[CorpusItem]]:
+    queries: Sequence[Item], label_icons: Iterable[Pictogram], split_seed: int, test_fraction: float
+) -> dict[str, list[Item]]:
     """Return the items of each split: labels frequent enough in train, and the queries that have one of them."""
     test_names = held_out([query.name for query in queries], split_seed, test_fraction)
-    parts: dict[str, list[Query]] = {"train": [], "test": []}
+    parts: dict[str, list[Item]] = {"train": [], "test": []}
     for query in queries:
         parts["test" if query.name in test_names else "train"].append(query)
     # Frequencies are counted on train alone: test must not decide what is a label.
-    frequency = Counter(label for query in parts["train"] for label in query.tags)
-    labels = sorted(label for label, count in frequency.items() if count >= MIN_LABEL_FREQUENCY)
-    index = {label: number for number, label in enumerate(labels)}
-    shown = label_drawings(labels, label_icons)
-    splits = {"label": [CorpusItem(label, (), drawings) for label, drawings in zip(labels, shown, strict=True)]}
+    frequency = Counter(tag for query in parts["train"] for tag in query.tags)
+    labels = {tag: None for tag in sorted(frequency) if frequency[tag] >= MIN_LABEL_FREQUENCY}
+    shown = label_drawings(list(labels), label_icons)
+    splits = {"label": [Item(label, (), tuple(drawings)) for label, drawings in zip(labels, shown, strict=True)]}
     for split, part in parts.items():
-        items = (CorpusItem(q.name, sorted(index[tag] for tag in q.tags if tag in index), q.drawings) for q in part)
-        splits[split] = [item for item in items if item.labels]
+        items = (replace(query, tags=tuple(tag for tag in query.tags if tag in labels)) for query in part)
+        splits[split] = [query for query in items if query.tags]
     return splits
-
-
-def _overlap(splits: Mapping[str, Sequence[CorpusItem]]) -> float:
-    """Return the share of pairs whose label's words are all in the query: what plain word matching could find."""
-    words = [set(label.name.split()) for label in splits["label"]]
-    hits = [
-        words[label] <= set(item.name.split())
-        for split in ("train", "test")
-        for item in splits[split]
-        for label in item.labels
-    ]
-    return float(np.mean(hits)) if hits else 0.0
 
 
 # -- icon packs -------------------------------------------------------------------------------------------------------
@@ -175,12 +156,7 @@ _BROKEN_TERMS = frozenset({"uer"})
 
 @dataclass
 class Drawing:
-    """One drawing of a pictogram.
-
-    Attributes:
-        key: ``pack/style/name``, unique.
-        source: reference ``source:member`` that :class:`vixml.data.archive.SourceReader` reads.
-    """
+    """One drawing: a unique key ``pack/style/name``, and a reference for :class:`vixml.data.archive.SourceReader`."""
 
     key: str
     source: str
@@ -319,10 +295,8 @@ def _drawings(archive: Archive, source: str, pack: str, name: str, styles: list[
 def _json(archive: Archive, member: str, kind: type = dict) -> tuple[Any, str]:
     """Return the content of a JSON file, and its name for errors."""
     where = f"{archive.name}: {member}"
-    try:
+    with reading("not JSON", where, hint=_HINT):
         value = json.loads(archive.read(member))
-    except ValueError as error:
-        raise VixmlError("not JSON", where=where, found=str(error), hint=_HINT) from error
     if not isinstance(value, kind):
         raise _unexpected(f"{where}: the whole file", value, kind.__name__)
     return value, where

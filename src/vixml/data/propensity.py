@@ -31,12 +31,8 @@ def inverse_propensity(counts: np.ndarray, n_train: int, a: float, b: float) -> 
     """
     with reading("these are no counts of training queries", "counts", expected="(n_labels,) whole numbers"):
         counts = np.asarray(counts)
-    expect_whole(n_train, 1, "the number of training queries is no number of things", where="n_train")
-    if n_train < 3:
-        raise VixmlError(
-            "propensities need three training queries or more", where="train", found=n_train,
-            expected="3: the formula has log(n) - 1", hint="are the tables whole?",
-        )  # fmt: skip
+    what = "propensities need three training queries or more: their formula has log(n) - 1"
+    expect_whole(n_train, 3, what, where="train", hint="are the tables whole?")
     whole = counts.dtype.kind in "iu"
     if counts.ndim != 1 or not whole or counts.min(initial=0) < 0 or counts.max(initial=0) > n_train:
         found = f"shape {counts.shape}, {counts.dtype}" + (

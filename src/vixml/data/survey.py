@@ -27,7 +27,6 @@ class Survey:
 
     Attributes:
         rows: split -> items (or labels).
-        names: the labels.
         uses: per label, items of train.
         examples: (id, text, labels, images) of the first items of train.
         rules: how often each rule of the build was needed, by split.
@@ -85,21 +84,11 @@ class Survey:
         """Return the number of items of train and test."""
         return self.rows["train"] + self.rows["test"]
 
-    @property
-    def left_out(self) -> int:
-        """Return the number of items that are in neither split, because they have no label."""
-        return sum(rules.get("unlabelled_left_out", 0) for rules in self.rules.values())
-
-    @property
-    def in_both(self) -> int:
-        """Return the number of test items whose text is that of a training item."""
-        return sum(n for key, n in self._texts["test"].items() if key in self._texts["train"])
-
     def counts(self) -> list[str]:
         """Return the counts as lines to print."""
         per_item, images = (found["train"] + found["test"] for found in (self.per_item, self.images_per_item))
-        without, left_out = per_item.count(0), self.left_out
-        lines = [
+        without, left_out = per_item.count(0), sum(rules.get("unlabelled_left_out", 0) for rules in self.rules.values())
+        return [
             f"items: {self.n_items:,} ({self.rows['train']:,} train, {self.rows['test']:,} test)",
             f"labels: {len(self.names):,}, {sum(per_item) / self.n_items:.2f} per item (at most {max(per_item)})",
             f"items without a label: {without:,} ({without / self.n_items:.1%})"
@@ -107,7 +96,6 @@ class Survey:
             f"items with a picture: {sum(n > 0 for n in images):,} ({sum(n > 0 for n in images) / self.n_items:.1%})",
             f"labels seen once in train: {int((self.uses == 1).sum()):,} ({(self.uses == 1).mean():.1%})",
         ]
-        return lines
 
     def shown(self) -> list[str]:
         """Return three items as they are understood."""
@@ -151,9 +139,9 @@ class Survey:
             warn(
                 f"{unseen} of {n_test} test items have no label seen in training: at most {100 * (1 - unseen / n_test):.1f} % P@1 can be had"
             )
-        if self.in_both:
+        if in_both := sum(n for key, n in self._texts["test"].items() if key in self._texts["train"]):
             warn(
-                f"the same item is in train and test: {self.in_both} of {n_test} test items have the text of a training item"
+                f"the same item is in train and test: {in_both} of {n_test} test items have the text of a training item"
             )
         for split in ("train", "test"):
             if repeated := rules[split].get("ids_repeated"):

@@ -51,18 +51,12 @@ _DAMAGED = (zlib.error, lzma.LZMAError, zipfile.BadZipFile, EOFError, OSError, p
 
 
 def read_parts(paths: Sequence[Path], form: TableForm) -> Iterator[Record]:
-    """Yield (where, record) of a table in one or several files, one after the other."""
-    for path in paths:
-        yield from read_table(path, form)
-
-
-def read_table(path: Path, form: TableForm | None = None) -> Iterator[Record]:
-    """Yield (file and line or row, record) of one file.
+    """Yield (file and line or row, record) of a table in one or several files, one after the other.
 
     Raises:
         VixmlError: an unknown ending, a damaged or malformed file (file and line are named), a limit exceeded.
     """
-    for where, record in read_rows([path], form or TableForm()):
+    for where, record in read_rows(paths, form):
         if isinstance(record, VixmlError):
             raise record
         yield where, record
@@ -72,7 +66,7 @@ def read_rows(paths: Sequence[Path], form: TableForm) -> Iterator[Row]:
     """Yield (where, record) of a table in one or several files; a row that is broken by itself is its error.
 
     Raises:
-        VixmlError: as :func:`read_table`, where the rows behind cannot be read either.
+        VixmlError: as :func:`read_parts`, where the rows behind cannot be read either.
     """
     for path in paths:
         yield from READERS[kind_of(path)](path, form)
@@ -470,17 +464,10 @@ def _read_excel(path: Path, form: TableForm) -> Iterator[Row]:
 
 def _excel_rows(sheet: Any, path: Path) -> Iterator[list[Any]]:
     """Yield the cells of each row, as text or None."""
-    rows: Iterator[Any] | None = None
-    while True:
-        with reading("a row of an Excel file cannot be read", path, hint=SAVE_AGAIN):
-            if rows is None:
-                sheet.reset_dimensions()
-                rows = iter(sheet.iter_rows())
-            row = next(rows, None)
-            values = None if row is None else [_excel(cell) for cell in row]
-        if values is None:
-            return
-        yield values
+    with reading("a row of an Excel file cannot be read", path, hint=SAVE_AGAIN):
+        sheet.reset_dimensions()
+        for row in sheet.iter_rows():
+            yield [_excel(cell) for cell in row]
 
 
 def _excel(cell: Any) -> Any:
@@ -503,23 +490,20 @@ READERS: dict[str, Callable[[Path, TableForm], Iterator[Row]]] = {
 TABLES = ("train", "test", "items", "label")
 
 
-def tables_in(folder: Path | str) -> dict[str, Path]:
-    """Return the tables in a folder, by name.
+def tables_in(folder: Path) -> dict[str, list[Path]]:
+    """Return the one file of each table in a folder, by name.
 
     Raises:
         VixmlError: one table in two formats.
     """
-    found: dict[str, Path] = {}
-    for name in TABLES:
-        paths = [path for ending in ENDINGS if (path := Path(folder) / f"{name}{ending}").is_file()]
+    found = {name: [path for end in ENDINGS if (path := folder / f"{name}{end}").is_file()] for name in TABLES}
+    for name, paths in found.items():
         if len(paths) > 1:
             raise VixmlError(
                 "a table exists in two formats", where=folder, found=", ".join(path.name for path in paths),
                 expected=f"one file of the name {name}", hint="move the other one away",
             )  # fmt: skip
-        if paths:
-            found[name] = paths[0]
-    return found
+    return {name: paths for name, paths in found.items() if paths}
 
 
 def named_tables(tables: Mapping[str, str | Sequence[str]], folder: Path) -> dict[str, list[Path]]:
@@ -528,12 +512,8 @@ def named_tables(tables: Mapping[str, str | Sequence[str]], folder: Path) -> dic
     Raises:
         VixmlError: a path or pattern without a file.
     """
-    found = {}
-    for name, patterns in tables.items():
-        found[name] = []
-        for pattern in [patterns] if isinstance(patterns, str) else patterns:
-            found[name] += expand(Path(folder, pattern))
-    return found
+    patterns = {name: [given] if isinstance(given, str) else given for name, given in tables.items()}
+    return {name: [path for one in some for path in expand(folder / one)] for name, some in patterns.items()}
 
 
 def expand(path: Path) -> list[Path]:
@@ -553,7 +533,7 @@ def expand(path: Path) -> list[Path]:
     return paths
 
 
-def plain(value: Any) -> Any:
+def plain_number(value: Any) -> Any:
     """Return a whole number that travelled as a float (12.0) as one, and a missing number as None."""
     if isinstance(value, float):
         return None if math.isnan(value) else int(value) if value.is_integer() else value

@@ -102,12 +102,8 @@ class TextRules:
                 self.counts[f"without_{field}"] += 1
                 continue
             if not isinstance(value, str):
-                raise VixmlError(
-                    "a field of a record is not text",
-                    where=f"{where}: {field}",
-                    found=f"{type(value).__name__} {str(value)[:80]!r}",
-                    expected="a string, or null",
-                )
+                what, found = "a field of a record is not text", f"{type(value).__name__} {str(value)[:80]!r}"
+                raise VixmlError(what, where=f"{where}: {field}", found=found, expected="a string, or null")
             parts.append(self._clean(without_html(value) if self.html else value))
         text = " ".join(filter(None, parts))
         if not text:

@@ -14,7 +14,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from vixml.data.corpus import SPLITS, Corpus
-from vixml.errors import VixmlError, reading
+from vixml.errors import VixmlError, expect_whole, reading
 from vixml.files import read_json, sha256_file
 from vixml.progress import bar
 from vixml.provenance import describe_input, stage
@@ -36,7 +36,6 @@ def tokenize_corpus(
     """Tokenize the three splits of a corpus.
 
     Args:
-        corpus_dir: folder of `build-corpus`.
         model_dir: folder of `prepare-model`; only its tokenizer files are read.
         max_len: tokens kept of each text, special tokens included (a decoder's texts have none).
         out: folder to write: ``{split}/`` (Ragged over the vocabulary; the header names the tokenizer).
@@ -113,13 +112,8 @@ def load_tokenizer(model_dir: Path | str, max_len: int | None = None, *, bare: b
     if max_len is None:
         return tokenizer
     special = 0 if bare else tokenizer.num_special_tokens_to_add(is_pair=False)
-    if max_len <= special:
-        raise VixmlError(
-            "max_len leaves no room for text",
-            where="--max-len (encoder.max_len)",
-            found=max_len,
-            expected=f"more than the {special} special tokens that this tokenizer adds",
-        )
+    what = f"max_len leaves no room for text beside the {special} special tokens that this tokenizer adds"
+    expect_whole(max_len, special + 1, what, where="--max-len (encoder.max_len)")
     tokenizer.enable_truncation(max_length=max_len)
     return tokenizer
 
@@ -155,8 +149,7 @@ def eos_id(model_dir: Path | str, tokenizer: Tokenizer, eos: str | None = None) 
     path = Path(model_dir) / "tokenizer_config.json"
     where, hint = "config/models.yaml: eos", "correct it, or leave it out to take the tokenizer's end token"
     if eos is None:
-        with reading("not a JSON file", path, hint="write it again: vixml prepare-model"):
-            settings = read_json(path)
+        settings = read_json(path)
         for key in ("eos_token", "sep_token"):
             token = settings.get(key) if isinstance(settings, dict) else None
             # Older files write a token as an object.
@@ -169,11 +162,6 @@ def eos_id(model_dir: Path | str, tokenizer: Tokenizer, eos: str | None = None) 
             return None
     number = tokenizer.token_to_id(eos)
     if number is None:
-        raise VixmlError(
-            "the end token is not in the vocabulary",
-            where=where,
-            found=json.dumps(eos),
-            expected=f"a token of {path.with_name('tokenizer.json')}",
-            hint=hint,
-        )
+        what, expected = "the end token is not in the vocabulary", f"a token of {path.with_name('tokenizer.json')}"
+        raise VixmlError(what, where=where, found=json.dumps(eos), expected=expected, hint=hint)
     return number

@@ -90,13 +90,8 @@ def _find(archive: Archive, filename: str, why_required: str | None) -> Member |
     member = archive.only(filename)
     if member is None and why_required is not None:
         near = [name for name in archive.names() if name.endswith((".gz", ".txt", ".json"))][:8]
-        raise VixmlError(
-            f"the archive holds no {filename}",
-            where=archive.name,
-            found=", ".join(near) or "no file of that kind",
-            expected=filename,
-            hint=why_required,
-        )
+        what, found = f"the archive holds no {filename}", ", ".join(near) or "no file of that kind"
+        raise VixmlError(what, where=archive.name, found=found, expected=filename, hint=why_required)
     return member
 
 
@@ -113,7 +108,8 @@ class _Records:
 
     def __iter__(self) -> Iterator[tuple[str, str, Sequence[int], Sequence[str]]]:
         matrix: Iterator[Sequence[int]] | None = None
-        n_rows = 0
+        n_rows, hint = 0, "the files do not belong together"
+        what = "records and label matrix are of different lengths"
         for number, record in read_jsonl(self.member):
             where = f"{self.member}:{number}"
             labels: Sequence[int] = ()
@@ -122,26 +118,16 @@ class _Records:
                     matrix_file, matrix_rows, matrix = self._matrix(where)
                 labels = self._targets(record, where) if matrix is None else next(matrix, None)
                 if labels is None:
-                    raise VixmlError(
-                        "records and label matrix are of different lengths",
-                        where=where,
-                        found=f"record {n_rows + 1}",
-                        expected=f"{matrix_rows} records, one per row of {matrix_file}",
-                        hint="the files do not belong together",
-                    )
+                    expected = f"{matrix_rows} records, one per row of {matrix_file}"
+                    raise VixmlError(what, where=where, found=f"record {n_rows + 1}", expected=expected, hint=hint)
                 self.found["without_labels"] += not labels
             item = self.texts.identify(record.get("uid"), where)
             images = self._images(item, record, where)
             n_rows += 1
             yield item, self.texts.text(record, where), labels, images
         if matrix is not None and next(matrix, None) is not None:
-            raise VixmlError(
-                "records and label matrix are of different lengths",
-                where=matrix_file,
-                found=f"{matrix_rows} rows",
-                expected=f"{n_rows} rows, one per record of {self.member}",
-                hint="the files do not belong together",
-            )
+            expected = f"{n_rows} rows, one per record of {self.member}"
+            raise VixmlError(what, where=matrix_file, found=f"{matrix_rows} rows", expected=expected, hint=hint)
         if n_rows == 0:
             raise VixmlError("a split holds no record", where=self.member, found="an empty file")
         self.texts.check_fields(self.member)
@@ -267,13 +253,9 @@ def read_lines(file: File) -> Iterator[tuple[int, str]]:
     except FileNotFoundError as error:
         raise VixmlError("a text file is missing", where=file, hint="fetch it, or check the path") from error
     except UnicodeDecodeError as error:
-        raise VixmlError(
-            "a line is not UTF-8",
-            where=f"{file}:{number}",
-            found=f"byte 0x{error.object[error.start]:02x} at column {error.start + 1}",
-            expected="UTF-8 text",
-            hint="convert it, e.g. iconv -f latin1 -t utf-8, and record the new sha256",
-        ) from error
+        what, found = "a line is not UTF-8", f"byte 0x{error.object[error.start]:02x} at column {error.start + 1}"
+        hint = "convert it, e.g. iconv -f latin1 -t utf-8, and record the new sha256"
+        raise VixmlError(what, where=f"{file}:{number}", found=found, expected="UTF-8 text", hint=hint) from error
     except (EOFError, gzip.BadGzipFile, zlib.error, zipfile.BadZipFile, lzma.LZMAError, NotImplementedError) as error:
         gzipped = isinstance(error, (EOFError, gzip.BadGzipFile, zlib.error))
         what = "not a whole gzip file" if gzipped else "a file inside an archive is damaged"
@@ -300,25 +282,14 @@ def read_sparse(file: File) -> tuple[int, int, Iterator[list[int]]]:
 
 
 def _sparse_rows(file: File, lines: Iterator[tuple[int, str]], n_rows: int, n_cols: int) -> Iterator[list[int]]:
-    row, where, found = 0, f"{file}:2", None
-    for number, line in lines:
-        where = f"{file}:{number}"
-        if row < n_rows:
-            row += 1
-            yield _sparse_row(where, line, n_cols)
+    row, what = 0, "the file does not have the rows its header states"
+    for row, (number, line) in enumerate(lines, start=1):
+        if row <= n_rows:
+            yield _sparse_row(f"{file}:{number}", line, n_cols)
         elif line.strip():
-            found = "more rows"
-            break
+            expect_equal("more rows", f"{n_rows} rows", what, where=f"{file}:{number}", hint=_HINT)
     if row < n_rows:
-        where, found = f"{file}:{row + 2}", f"{row} rows, then the end of the file"
-    if found is not None:
-        raise VixmlError(
-            "the file does not have the rows its header states",
-            where=where,
-            found=found,
-            expected=f"{n_rows} rows",
-            hint=_HINT,
-        )
+        expect_equal(f"{row} rows", f"{n_rows} rows", what, where=f"{file}:{row + 2}", hint=_HINT)
 
 
 def _sparse_row(where: str, line: str, n_cols: int) -> list[int]:

@@ -13,7 +13,7 @@ import torch
 from vixml.config.limits import FEWEST_TO_CHOOSE
 from vixml.config.run import Inference, SeededRun
 from vixml.data.corpus import Corpus, training_rows
-from vixml.errors import VixmlError
+from vixml.errors import expect_equal
 from vixml.evaluation.metrics import hits_in_chunks
 from vixml.files import write_json
 from vixml.manifest import check_run
@@ -50,30 +50,20 @@ Precision = Callable[[Inference], np.ndarray]
 def choose_inference(run: SeededRun, inputs: Mapping[str, Path], out: Path, device: torch.device) -> None:
     """Write ``choice.json`` for a run with ``inference.method: chosen`` (docs/formats.md).
 
-    Args:
-        run: the run.
-        inputs: the folders ``corpus``, ``index``, ``trained`` and, if inference gives them weight, ``embeddings`` and ``lexical``.
-            With ``inference.chosen_on``, ``index_1``, ``trained_1`` and so on, of these runs.
-        out: folder to write.
-        device: where to search.
+    ``inputs`` are the folders ``corpus``, ``index``, ``trained`` and, if inference gives them weight, ``embeddings`` and
+    ``lexical``. With ``inference.chosen_on``, ``index_1``, ``trained_1`` and so on, of these runs.
 
     Raises:
         VixmlError: another method, or an input of another run or corpus.
     """
-    how = run.config.inference
-    if how.method != "chosen":
-        raise VixmlError(
-            "this run's inference is given, not chosen",
-            where=f"run {run.run}: inference.method",
-            found=how.method,
-            expected="chosen",
-            hint="set it to chosen, or predict without a choice",
-        )
+    how, hint = run.config.inference, "set it to chosen, or predict without a choice"
+    what, where = "this run's inference is given, not chosen", f"run {run.run}: inference.method"
+    expect_equal(how.method, "chosen", what, where=where, hint=hint)
     resolved = {**run.names, "trained_as": run.config.reuse or run.run, **run.config.settings("predict")}
     facts: dict[str, Any] = {"device": str(device)}
     with stage(out, "choose-inference", config=resolved, inputs=inputs, facts=facts) as work:
         splits = _open(run, inputs, device)
-        measured = Measured(list(splits.values()))
+        measured = HeldOutPrecision(list(splits.values()))
         choice = choose(measured, how, measured.n, run.config.has_prototypes)
         if choice.n_queries >= FEWEST_QUERIES:
             choice = replace(choice, calibration=measured.calibration(choice.inference))
@@ -191,18 +181,17 @@ def candidates(preset: Inference, has_prototypes: bool) -> dict[str, Inference]:
     alone = preset.model_copy(update={"image_weight": 0.0, "lexical_weight": 0.0})
     best_labels = "z" if has_prototypes else "u"
     augmented = {"method": "retrieval-augmented", "label_weight": 0.5, "labels_as": best_labels}
-    found = {
+    linear = with_value(ridge, "ridge.linear_weight", 3.0)
+    by_z = alone.model_copy(update={"method": "label-search", "labels_as": "z"})
+    return {
         "local ridge": ridge,
         "local ridge, balanced": ridge.model_copy(update={"ridge": balanced}),
-        "local ridge, mostly linear": with_value(ridge, "ridge.linear_weight", 3.0),
-        "label search by z": alone.model_copy(update={"method": "label-search", "labels_as": "z"}),
+        **({"local ridge, mostly linear": linear} if preset.ridge.linear_weight else {}),
+        **({"label search by z": by_z} if has_prototypes else {}),
         "label search by u": alone.model_copy(update={"method": "label-search", "labels_as": "u"}),
         "retrieval-augmented": alone.model_copy(update=augmented),
         "nearest neighbours": preset.model_copy(update={"method": "knn"}),
     }
-    absent = {"label search by z"} if not has_prototypes else set()
-    absent |= {"local ridge, mostly linear"} if not preset.ridge.linear_weight else set()
-    return {name: how for name, how in found.items() if name not in absent}
 
 
 def ladders(preset: Inference, has_prototypes: bool) -> dict[str, tuple[float, ...]]:
@@ -279,7 +268,7 @@ def _trial(constant: str, value: float | str, found: np.ndarray, best: np.ndarra
     return Trial(constant, value, p1, p5, float(gains.mean()), error, moved=False)
 
 
-class Measured:
+class HeldOutPrecision:
     """Precisions of all held-out queries: of one training, or of several, each with other queries."""
 
     def __init__(self, splits: Sequence[Split]) -> None:
@@ -337,11 +326,16 @@ class Split:
 
     def _rank(self, how: Inference, depth: int) -> tuple[np.ndarray, np.ndarray]:
         """Return labels and scores: (n, depth)."""
-        how, (queries, voters) = how.model_copy(update={"top_k": depth}), self._vectors(how)
+        # As many labels of each term are ranked as in a prediction: with fewer, a sum could have another order.
+        how = how.model_copy(update={"top_k": max(depth, how.top_k)})
+        queries, voters = self._vectors(how)
         first = next(iter(self.vectors.values()))[0]
         asked = replace(queries, text=first.text, features=self.opened.features if adds_linear(how) else None)
-        labels = self.opened.searched(how)
-        return rank_labels(asked, labels, voters, self.voter_labels, how, filter=self.filter, search=self.search)
+        vectors = self.opened.searched(how)
+        labels, scores = rank_labels(
+            asked, vectors, voters, self.voter_labels, how, filter=self.filter, search=self.search
+        )
+        return labels[:, :depth], scores[:, :depth]
 
 
 class _Remembered:

@@ -25,14 +25,14 @@ full reciprocal rank of 1; the paper prints neither (docs/deviations.md D9).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from vixml.errors import VixmlError, expect_whole, reading
+from vixml.errors import VixmlError, expect_equal, expect_whole, reading
 from vixml.ragged import Ragged, expect_ragged
 
 # --- Mark which predicted labels are true, a bounded chunk of queries at a time.
@@ -123,11 +123,22 @@ def check_ranking(
     gap, twice = np.zeros(labels.shape, dtype=bool), np.zeros(labels.shape, dtype=bool)
     gap[:, 1:] = (labels[:, :-1] < 0) & (labels[:, 1:] >= 0)
     twice[:, 1:] = (order[:, 1:] == order[:, :-1]) & (order[:, 1:] >= 0)
-    for values, wrong, problem, expected in (
+    checks = (
         (labels, (labels < -1) | (labels >= n_labels), "a predicted label does not exist", f"0 to {n_labels - 1}"),
         (labels, gap, "a predicted label follows the end of its row", "-1 last"),
         (order, twice, "a label is predicted twice for a query", "each label once"),
-    ):
+    )
+    refuse_wrong(checks, first, where, hint)
+
+
+def refuse_wrong(
+    checks: Iterable[tuple[np.ndarray, np.ndarray, str, str]], first: int, where: object, hint: str
+) -> None:
+    """Raise an error about the first entry of a (c, K) table where a check marks it as wrong.
+
+    ``checks``: tables, which entries are wrong (bool), what is wrong with them, and what was expected.
+    """
+    for values, wrong, problem, expected in checks:
         if wrong.any():
             row, position = np.argwhere(wrong)[0]
             place, found = f"{where}, row {first + row}, position {position + 1}", values[row, position].item()
@@ -178,7 +189,11 @@ def _among(labels: np.ndarray, pairs: Ragged) -> np.ndarray:
     n_long, n_any = (int((lengths >= least).sum()) for least in (LONG, 1))
     rows = by_length[:n_long]
     if n_long:
-        found[rows] = _look_up(labels[rows], pairs.take(rows))
+        own, keys = labels[rows], _sorted_keys(pairs.take(rows))
+        wanted = np.arange(n_long, dtype=np.int64)[:, None] * pairs.n_cols + own
+        position = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+        # -1 would otherwise be the last label of the row before.
+        found[rows] = (keys[position] == wanted) & (own >= 0)
     # One label of every row at a time: comparing it with a row of predictions takes a few instructions.
     step = max(1, TOGETHER // labels.shape[1])
     for start in range(n_long, n_any, step):
@@ -190,14 +205,6 @@ def _among(labels: np.ndarray, pairs: Ragged) -> np.ndarray:
             hits[:n] |= own[:n] == pairs.values[first[:n] + position][:, None]
         found[rows] = hits
     return found
-
-
-def _look_up(labels: np.ndarray, pairs: Ragged) -> np.ndarray:
-    keys = _sorted_keys(pairs)
-    wanted = np.arange(len(labels), dtype=np.int64)[:, None] * pairs.n_cols + labels
-    position = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    # -1 would otherwise be the last label of the row before.
-    return (keys[position] == wanted) & (labels >= 0)
 
 
 def _table(predictions: np.ndarray) -> np.ndarray:
@@ -221,14 +228,10 @@ def _check_shapes(predictions: np.ndarray, truth: Ragged, filter: Ragged | None)
             expected=f"({len(truth)}, K), one row per query",
             hint="predict again on the split that is scored",
         )
-    if filter is not None and (len(filter), filter.n_cols) != (len(truth), truth.n_cols):
-        raise VixmlError(
-            "the filter of reciprocal pairs and the true labels do not belong together",
-            where="filter",
-            found=f"{len(filter)} rows over {filter.n_cols} labels",
-            expected=f"{len(truth)} rows over {truth.n_cols} labels",
-            hint="build the corpus again",
-        )
+    if filter is not None:
+        found, expected = (f"{len(pairs)} rows over {pairs.n_cols} labels" for pairs in (filter, truth))
+        what = "the filter of reciprocal pairs and the true labels do not belong together"
+        expect_equal(found, expected, what, where="filter", hint="build the corpus again")
 
 
 KS = (1, 3, 5)
@@ -394,12 +397,8 @@ def _best_weights(truth: Ragged, by_weight: np.ndarray, rank: np.ndarray, depth:
 def _check(truth: Ragged, inverse_propensity: np.ndarray, ks: Sequence[int]) -> np.ndarray:
     """Return the inverse propensities as float64."""
     if not len(truth.values):
-        raise VixmlError(
-            "there is nothing to score",
-            where="true labels",
-            found=f"{len(truth)} queries, none with a true label",
-            hint="choose a split that has labels",
-        )
+        found, hint = f"{len(truth)} queries, none with a true label", "choose a split that has labels"
+        raise VixmlError("there is nothing to score", where="true labels", found=found, hint=hint)
     if not ks:
         raise VixmlError("metrics are taken at no k", where="ks and deep_ks", hint="name one")
     for k in ks:
@@ -410,13 +409,8 @@ def _check(truth: Ragged, inverse_propensity: np.ndarray, ks: Sequence[int]) -> 
     hint = "make them from the training labels of the same corpus; fewer than 3 training queries give none"
     with reading(what, where, expected=expected, hint=hint):
         given = np.asarray(inverse_propensity)
-    if (
-        given.dtype.kind not in "fiu"
-        or given.shape != (truth.n_cols,)
-        or not ((given >= 1e-100) & (given <= 1e100)).all()
-    ):
-        found = f"shape {given.shape}, {given.dtype}"
-        if given.dtype.kind in "fiu":
-            found += f", {given.min(initial=np.inf):.4g} to {given.max(initial=-np.inf):.4g}"
+    found, numbers = f"shape {given.shape}, {given.dtype}", given.dtype.kind in "fiu"
+    if not numbers or given.shape != (truth.n_cols,) or not ((given >= 1e-100) & (given <= 1e100)).all():
+        found += f", {given.min(initial=np.inf):.4g} to {given.max(initial=-np.inf):.4g}" if numbers else ""
         raise VixmlError(what, where=where, found=found, expected=expected, hint=hint)
     return given.astype(np.float64)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from vixml.data.corpus import training_rows
-from vixml.errors import VixmlError
-from vixml.evaluation.metrics import check_ranking
+from vixml.errors import VixmlError, expect_equal
+from vixml.evaluation.metrics import check_ranking, refuse_wrong
 from vixml.files import load_array
 from vixml.manifest import holds
 
@@ -37,9 +37,8 @@ def load_predictions(folder: Path | str, n_queries: int, n_labels: int) -> Predi
 
     Args:
         folder: written by ``predict``.
-        n_queries: items of the split that the queries come from: of test all are queries, of train those in
-            ``rows.npy``.
-        n_labels: labels of the corpus.
+        n_queries: items of the split that the queries come from: of test all are queries, of train those in ``rows.npy``.
+        n_labels: of the corpus.
 
     Raises:
         VixmlError: wrong type or number of rows, a label out of range or twice in a row, a label after -1, a score that
@@ -47,7 +46,7 @@ def load_predictions(folder: Path | str, n_queries: int, n_labels: int) -> Predi
     """
     folder = Path(folder)
     labels, scores = load_array(folder / "labels.npy"), load_array(folder / "scores.npy")
-    rows = _load_rows(folder / "rows.npy", n_queries)
+    rows = training_rows(folder / "rows.npy", n_queries, REPAIR) if holds(folder, "rows.npy") else None
     expected = n_queries if rows is None else len(rows)
     if labels.ndim != 2 or labels.dtype != np.int32 or len(labels) != expected:
         raise VixmlError(
@@ -57,35 +56,16 @@ def load_predictions(folder: Path | str, n_queries: int, n_labels: int) -> Predi
             expected=f"({expected}, K) int32, one row per query",
             hint=REPAIR,
         )
-    if scores.shape != labels.shape or scores.dtype != np.float32:
-        raise VixmlError(
-            "scores do not fit the predicted labels",
-            where=folder / "scores.npy",
-            found=f"shape {scores.shape}, {scores.dtype}",
-            expected=f"{labels.shape} float32",
-            hint=REPAIR,
-        )
+    found, fitting = f"shape {scores.shape}, {scores.dtype}", f"shape {labels.shape}, float32"
+    expect_equal(found, fitting, "scores do not fit the predicted labels", where=folder / "scores.npy", hint=REPAIR)
     for start in range(0, len(labels), CHUNK):
-        _check_rows(folder, start, np.asarray(labels[start : start + CHUNK]), scores[start : start + CHUNK], n_labels)
+        some = scores[start : start + CHUNK]
+        check_ranking(np.asarray(labels[start : start + CHUNK]), n_labels, start, folder / "labels.npy", REPAIR)
+        rising = np.zeros(some.shape, dtype=bool)
+        rising[:, 1:] = some[:, 1:] > some[:, :-1]
+        checks = (
+            (some, np.isnan(some), "a score is not a number", "finite scores"),
+            (some, rising, "scores rise along a row", "best first"),
+        )
+        refuse_wrong(checks, start, folder / "scores.npy", REPAIR)
     return Predictions(labels, scores, rows)
-
-
-def _load_rows(path: Path, n_train: int) -> np.ndarray | None:
-    return training_rows(path, n_train, REPAIR) if holds(path.parent, path.name) else None
-
-
-def _check_rows(folder: Path, start: int, labels: np.ndarray, scores: np.ndarray, n_labels: int) -> None:
-    check_ranking(labels, n_labels, start, folder / "labels.npy", REPAIR)
-    rising = np.zeros(labels.shape, dtype=bool)
-    rising[:, 1:] = scores[:, 1:] > scores[:, :-1]
-    for wrong, problem, expected in (
-        (np.isnan(scores), "a score is not a number", "finite scores"),
-        (rising, "scores rise along a row", "best first"),
-    ):
-        if wrong.any():
-            row, position = np.argwhere(wrong)[0]
-            where, found = (
-                f"{folder / 'scores.npy'}, row {start + row}, position {position + 1}",
-                scores[row, position].item(),
-            )
-            raise VixmlError(problem, where=where, found=found, expected=expected, hint=REPAIR)

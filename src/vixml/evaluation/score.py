@@ -12,7 +12,7 @@ import numpy as np
 from vixml.config.registry import Dataset
 from vixml.data.corpus import Corpus
 from vixml.data.propensity import inverse_propensity
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, expect_equal
 from vixml.evaluation.metrics import DEEP_KS, KS, evaluate, hits_in_chunks
 from vixml.evaluation.predictions import Predictions, load_predictions
 from vixml.files import read_json, write_json
@@ -44,9 +44,7 @@ def score(
             their manifest.
         entry: the dataset in the registry: propensity constants, whether a filter must exist.
         inputs: folders ``corpus`` and ``predictions``.
-        out: folder to write.
-        ks: where P, nDCG, PSP and PSnDCG are taken.
-        deep_ks: where R, hit, MAP and MRR are taken.
+        ks, deep_ks: as in :func:`vixml.evaluation.metrics.evaluate`.
 
     Raises:
         VixmlError: predictions of another run or split, damaged predictions, fewer columns than the largest k, a
@@ -109,14 +107,7 @@ def standard_errors(
 ) -> dict[str, float | None]:
     """Return the standard error over queries of each P@k, in percent: what another sample of queries would change.
 
-    Args:
-        predictions: (n_queries, K) int32 label ids, best first, -1 for none.
-        truth: n_queries rows over labels.
-        ks: where P is taken.
-        filter: pairs that are never scored.
-
-    Returns:
-        ``P@k`` -> standard error; None for fewer than two queries.
+    Arguments are as in :func:`vixml.evaluation.metrics.evaluate`; None for fewer than two queries.
     """
     hits = [chunk.hits[:, : max(ks)] for chunk in hits_in_chunks(predictions, truth, filter)]
     found = np.concatenate(hits) if hits else np.zeros((0, max(ks)))
@@ -136,28 +127,20 @@ def _check_origin(predictions_dir: Path, expected: Mapping[str, Any]) -> dict[st
             expected=", ".join(f"{key} {value}" for key, value in expected.items()),
             hint="pass the predictions of the run, seed and split that is scored",
         )
-    has_rows = holds(predictions_dir, "rows.npy")
-    if has_rows != (expected["split"] == "validation"):
-        raise VixmlError(
-            f"not the predictions of the {expected['split']} split",
-            where=Path(predictions_dir) / "rows.npy",
-            found="present" if has_rows else "missing",
-            expected="rows of train that were held out, for split validation and no other",
-            hint="predict again for this split",
-        )
+    # Rows of train that were held out, for split validation and no other.
+    present, said = holds(predictions_dir, "rows.npy"), {True: "present", False: "missing"}
+    what, where = f"not the predictions of the {expected['split']} split", Path(predictions_dir) / "rows.npy"
+    wanted = said[expected["split"] == "validation"]
+    expect_equal(said[present], wanted, what, where=where, hint="predict again for this split")
     return config
 
 
 def _check_depth(predictions: Predictions, folder: Path, depth: int) -> None:
     if predictions.labels.shape[1] < depth:
         # Counting what was never retrieved as wrong would print a recall that looks measured.
-        raise VixmlError(
-            f"too few labels were kept for metrics at {depth}",
-            where=folder / "labels.npy",
-            found=f"{predictions.labels.shape[1]} per query",
-            expected=f"{depth} or more",
-            hint=f"set inference.top_k of the run to {depth}, or score at smaller k",
-        )
+        what, found = f"too few labels were kept for metrics at {depth}", f"{predictions.labels.shape[1]} per query"
+        hint = f"set inference.top_k of the run to {depth}, or score at smaller k"
+        raise VixmlError(what, where=folder / "labels.npy", found=found, expected=f"{depth} or more", hint=hint)
 
 
 # --- Breakdown of a score: by frequency of labels, and by queries and labels with and without an image.
@@ -167,16 +150,13 @@ BROKEN_DOWN = (1, 5)  # k of the P@k that are broken down
 
 
 def frequency_deciles(train_counts: np.ndarray) -> np.ndarray:
-    """Sort labels into ten groups, rarest first, that each hold about a tenth of the training *pairs*.
+    """Sort labels into ten groups, (n_labels,) int64, rarest 0, that each hold about a tenth of the training *pairs*.
 
     Groups have equal volume, not equal numbers of labels: half of all labels may have a few per cent of the pairs. Labels
     of one frequency stay together, so a group may be empty where one frequency has more than a tenth of all pairs.
 
     Args:
         train_counts: (n_labels,) number of training queries with each label.
-
-    Returns:
-        (n_labels,) int64 group, 0 for the rarest.
 
     Example:
         >>> frequency_deciles(np.array([1, 18, 1, 0])).tolist()
@@ -197,7 +177,6 @@ def break_down(
     label_has_image: np.ndarray,
     *,
     filter: Ragged | None = None,
-    ks: Sequence[int] = BROKEN_DOWN,
 ) -> dict[str, Any]:
     """Split P@k by label frequency and by images.
 
@@ -205,13 +184,10 @@ def break_down(
     true label *of that group* fills. For queries with and without an image P@1 is a mean within each side.
 
     Args:
-        predictions: (n_queries, K) int32 label ids, best first, -1 for none.
-        truth: n_queries rows over labels.
+        predictions, truth, filter: as in :func:`vixml.evaluation.metrics.evaluate`.
         train_counts: (n_labels,) training frequency of each label.
         query_has_image: (n_queries,) bool.
         label_has_image: (n_labels,) bool.
-        filter: pairs that are never scored.
-        ks: where contributions are taken.
 
     Returns:
         ``by_frequency`` (a list of ten groups, rarest labels first), ``by_label_image`` and ``by_query_image``
@@ -219,11 +195,11 @@ def break_down(
     """
     decile = frequency_deciles(train_counts)
     with_image = label_has_image.astype(np.int64)
-    by_decile = {k: np.zeros(N_GROUPS) for k in ks}
-    by_image = {k: np.zeros(2) for k in ks}
+    by_decile = {k: np.zeros(N_GROUPS) for k in BROKEN_DOWN}
+    by_image = {k: np.zeros(2) for k in BROKEN_DOWN}
     right = np.zeros(2)
     for chunk in hits_in_chunks(predictions, truth, filter, checked=True):
-        for k in ks:
+        for k in BROKEN_DOWN:
             found = chunk.labels[:, :k][chunk.hits[:, :k]]
             by_decile[k] += np.bincount(decile[found], minlength=N_GROUPS)
             by_image[k] += np.bincount(with_image[found], minlength=2)
@@ -232,17 +208,14 @@ def break_down(
     pairs = np.bincount(decile[truth.values], minlength=N_GROUPS)
 
     def contributions(of: dict[int, np.ndarray], group: int) -> dict[str, float]:
-        return {f"P@{k}": float(100 * of[k][group] / (len(truth) * k)) for k in ks}
+        return {f"P@{k}": float(100 * of[k][group] / (len(truth) * k)) for k in BROKEN_DOWN}
 
     by_frequency = []
     for group in range(N_GROUPS):
         inside = train_counts[decile == group]
-        about = {
-            "n_labels": len(inside),
-            "train_count": [int(inside.min()), int(inside.max())] if len(inside) else None,
-        }
-        about |= {"n_true_pairs": int(pairs[group]), "contribution": contributions(by_decile, group)}
-        by_frequency.append(about)
+        counts = [int(inside.min()), int(inside.max())] if len(inside) else None
+        about = {"n_labels": len(inside), "train_count": counts, "n_true_pairs": int(pairs[group])}
+        by_frequency.append(about | {"contribution": contributions(by_decile, group)})
     true_pairs = np.bincount(with_image[truth.values], minlength=2)
     by_label_image, by_query_image = {}, {}
     for name, side in (("with", 1), ("without", 0)):

@@ -94,21 +94,14 @@ class ImageEmbeddings:
 
         Args:
             item_images: (n_items) lists of image ids, in order of preference (:meth:`images_of`).
-            per_item: how many at most.
-            control: ``none`` gives every item its images.
             seed: of the control's draw; the same images are drawn whatever the items.
 
         Raises:
             VixmlError: the lists refer to another number of images than there are embeddings.
         """
         what = "item-to-image lists and image embeddings do not belong together"
-        expect_equal(
-            f"lists over {item_images.n_cols} images",
-            f"lists over {len(self)} images",
-            what,
-            where=self.folder,
-            hint=MIXED,
-        )
+        found, expected = f"lists over {item_images.n_cols} images", f"lists over {len(self)} images"
+        expect_equal(found, expected, what, where=self.folder, hint=MIXED)
         kept = item_images.select(~self._is_missing(item_images.values)).first(per_item)
         if control == "constant" and len(kept.values):
             present = np.flatnonzero(~self._is_missing(np.arange(len(self))))
@@ -145,12 +138,8 @@ class ImageEmbeddings:
             )
         gathered = take_rows(self.vectors, ids)
         if (row := _first_not_finite(gathered)) is not None:
-            raise VixmlError(
-                "an image vector is not finite",
-                where=f"{self.folder / 'vectors.npy'}, row {int(ids[row])}",
-                found="NaN or infinity",
-                hint=REBUILD,
-            )
+            where = f"{self.folder / 'vectors.npy'}, row {int(ids[row])}"
+            raise VixmlError("an image vector is not finite", where=where, found="NaN or infinity", hint=REBUILD)
         return gathered.astype(dtype, copy=False)
 
     def _is_missing(self, ids: np.ndarray) -> np.ndarray:

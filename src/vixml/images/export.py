@@ -57,15 +57,15 @@ def export_dataset(
     for path in (corpus_dir, *embeddings_dirs):
         describe_input(path)  # verified before they are read for the other inputs
     corpus = Corpus.load(corpus_dir)
-    store = None if images_dir is None else _open_store(images_dir, corpus)
+    store = None if images_dir is None else ImageStore.open(images_dir)
+    if store is not None:
+        found, expected = f"{len(store)} images", f"{corpus.n_images} images"
+        expect_equal(found, expected, "the image store belongs to another corpus", where=images_dir, hint=MIXED)
     parts = Parts(world, dataset_id, corpus, store, _open_embeddings(embeddings_dirs, corpus))
     inputs: dict[str, Path | str] = {"corpus": corpus_dir}
     inputs |= {} if images_dir is None else {"images": images_dir}
     inputs |= {f"embeddings_{encoder}": embeddings.folder for encoder, embeddings in parts.embeddings.items()}
-    entry = world.datasets[dataset_id]
-    config = {"id": dataset_id}
-    config |= entry.model_dump(mode="json", include={"title", "sources", "stand_in", "facts", "published_vectors"})
-    config |= {"licences": {name: world.sources[name].licence for name in entry.sources}}
+    config = {"id": dataset_id, **world.export_settings(dataset_id, parts.embeddings)}
     facts: dict[str, Any] = {}
     with stage(out, "export-dataset", config=config, inputs=inputs, facts=facts, as_read=["images"]) as work:
         tables = _tables(parts)
@@ -95,25 +95,14 @@ class Parts:
         return {name: found.item_lists for name, found in self.embeddings.items() if found.item_lists}
 
 
-def _open_store(folder: Path | str, corpus: Corpus) -> ImageStore:
-    store = ImageStore.open(folder)
-    what = "the image store belongs to another corpus"
-    expect_equal(f"{len(store)} images", f"{corpus.n_images} images", what, where=folder, hint=MIXED)
-    return store
-
-
 def _open_embeddings(folders: Sequence[Path | str], corpus: Corpus) -> dict[str, ImageEmbeddings]:
     """Return vision encoder -> image embeddings."""
     opened: dict[str, ImageEmbeddings] = {}
     for folder in folders:
         embeddings = ImageEmbeddings.open(folder)
         if embeddings.vision in opened:
-            raise VixmlError(
-                "image embeddings of one vision encoder were given twice",
-                where=folder,
-                found=embeddings.vision,
-                hint="give one of them",
-            )
+            what = "image embeddings of one vision encoder were given twice"
+            raise VixmlError(what, where=folder, found=embeddings.vision, hint="give one of them")
         for split in SPLITS:
             n, what = embeddings.images_of(corpus, split).n_cols, "the image embeddings belong to another corpus"
             expect_equal(f"{len(embeddings)} rows", f"{n} rows", what, where=folder, hint=MIXED)
@@ -123,50 +112,29 @@ def _open_embeddings(folders: Sequence[Path | str], corpus: Corpus) -> dict[str,
 
 # -- tables -----------------------------------------------------------------------------------------------------------
 
-TYPES: dict[str, tuple[pa.DataType, dict[str, Any]]] = {
-    "string": (pa.string(), {"dtype": "string"}),
-    "ids": (pa.list_(pa.int32()), {"list": "int32"}),
-    "image": (pa.struct([("bytes", pa.binary()), ("path", pa.string())]), {"dtype": "image"}),
-}
+# Kinds of columns: the type in Arrow, and how the header of a card names it.
+STRING = pa.string(), {"dtype": "string"}
+IDS = pa.list_(pa.int32()), {"list": "int32"}  # row numbers
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())]), {"dtype": "image"}  # PNG or null
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column of an exported table; ``about`` is for the card.
-
-    ``kind``: ``string``, ``ids`` (row numbers), ``image`` (PNG or null), or ``vector`` (float16 of length ``dim``, or null).
-    """
+class ExportedColumn:
+    """A column of an exported table; ``about`` is for the card."""
 
     name: str
-    kind: str
+    kind: tuple[pa.DataType, dict[str, Any]]
     about: str
-    dim: int = 0
-
-    @property
-    def field(self) -> pa.Field:
-        """Return the Arrow field."""
-        kind = pa.list_(pa.float16(), self.dim) if self.kind == "vector" else TYPES[self.kind][0]
-        return pa.field(self.name, kind)
-
-    @property
-    def feature(self) -> dict[str, Any]:
-        """Return the feature as the header of a card names it."""
-        if self.kind == "vector":
-            return {"name": self.name, "list": "float16", "length": self.dim}
-        return {"name": self.name, **TYPES[self.kind][1]}
 
 
 @dataclass
-class Table:
+class ExportedTable:
     """One split of one configuration: its rows and its files.
 
     Attributes:
         config: configuration, the second argument of ``load_dataset``.
-        split: its split.
         prefix: path of its files below the exported folder, without their numbers.
-        columns: its columns.
         batches: arrays of rows, one array per column; of any length.
-        n_rows: number of rows.
         per_file: rows per file; the last may have fewer.
         n_bytes: size of the rows written so far in memory, as ``datasets`` counts it.
     """
@@ -174,7 +142,7 @@ class Table:
     config: str
     split: str
     prefix: str
-    columns: tuple[Column, ...]
+    columns: tuple[ExportedColumn, ...]
     batches: Iterable[Sequence[pa.Array]]
     n_rows: int
     per_file: int
@@ -191,9 +159,9 @@ class Table:
         Raises:
             VixmlError: fewer or more rows than ``n_rows``.
         """
-        schema = pa.schema([column.field for column in self.columns])
+        schema = pa.schema([(column.name, column.kind[0]) for column in self.columns])
         # Images are compressed already, and vectors do not shrink.
-        compression = "none" if any(column.kind in ("image", "vector") for column in self.columns) else "zstd"
+        compression = "zstd" if all(column.kind in (STRING, IDS) for column in self.columns) else "none"
         batches, written = self._cut(schema), 0
         with bar(f"writing {self.config}, {self.split}", self.n_rows) as advance:
             for number in range(self.n_files):
@@ -225,41 +193,42 @@ class Table:
 # -- their rows -------------------------------------------------------------------------------------------------------
 
 
-def _tables(parts: Parts) -> list[Table]:
+def _tables(parts: Parts) -> list[ExportedTable]:
     """Return the tables to write: queries, labels, images and one of vectors per vision encoder."""
     corpus, store = parts.corpus, parts.store
     items = [
-        Column("id", "string", "the publisher's id"),
-        Column("text", "string", "as the models read it"),
-        Column("images", "ids", "rows of `images`, the best first"),
-        *(
-            Column(f"rows_{encoder}", "ids", f"rows of `vectors-{encoder}`, where its rows are not images")
-            for encoder in parts.listed
-        ),
+        ExportedColumn("id", STRING, "the publisher's id"),
+        ExportedColumn("text", STRING, "as the models read it"),
+        ExportedColumn("images", IDS, "rows of `images`, the best first"),
     ]
-    queries = [*items[:2], Column("labels", "ids", "rows of `labels`, ascending: the right answers"), *items[2:]]
+    for name in parts.listed:
+        items.append(ExportedColumn(f"rows_{name}", IDS, f"rows of `vectors-{name}`, where its rows are not images"))
+    queries = [*items[:2], ExportedColumn("labels", IDS, "rows of `labels`, ascending: the right answers"), *items[2:]]
     if any(corpus.filter(split) is not None for split in QUERY_SPLITS):
-        queries.append(Column("not_scored", "ids", "rows of `labels` that are taken out before scoring"))
+        queries.append(ExportedColumn("not_scored", IDS, "rows of `labels` that are taken out before scoring"))
     tables = []
     for config, split, columns in [*(("queries", s, queries) for s in QUERY_SPLITS), ("labels", "label", items)]:
         rows = _item_rows(parts, split, [column.name for column in columns])
-        tables.append(Table(config, split, f"{config}/{split}", tuple(columns), rows, corpus.n(split), ROWS_PER_FILE))
+        tables.append(
+            ExportedTable(config, split, f"{config}/{split}", tuple(columns), rows, corpus.n(split), ROWS_PER_FILE)
+        )
     if corpus.n_images:
         columns = [
-            Column("key", "string", "the image's name, or its address on the web"),
-            Column("source", "string", "where it comes from"),
+            ExportedColumn("key", STRING, "the image's name, or its address on the web"),
+            ExportedColumn("source", STRING, "where it comes from"),
         ]
         if store is not None:
             about = "the image, prepared for the vision encoder; null where it is missing"
-            columns.append(Column("image", "image", about))
+            columns.append(ExportedColumn("image", IMAGE, about))
         per_file = corpus.n_images if store is None else len(shard_range(0, len(store), store.n_shards))
         rows = _image_rows(corpus, store)
-        tables.append(Table("images", "image", "images/image", tuple(columns), rows, corpus.n_images, per_file))
+        tables.append(ExportedTable("images", "image", "images/image", tuple(columns), rows, corpus.n_images, per_file))
     for encoder, embeddings in parts.embeddings.items():
         row = f"row: see `rows_{encoder}`" if embeddings.item_lists else "row = row of `images`"
-        column = Column("vector", "vector", f"vector of an image ({row}); null where it is missing", embeddings.dim)
+        kind = pa.list_(pa.float16(), embeddings.dim), {"list": "float16", "length": embeddings.dim}
+        column = ExportedColumn("vector", kind, f"vector of an image ({row}); null where it is missing")
         config, prefix, n = f"vectors-{encoder}", f"vectors/{encoder}", len(embeddings)
-        tables.append(Table(config, "vector", prefix, (column,), _vector_rows(embeddings), n, VECTORS_PER_FILE))
+        tables.append(ExportedTable(config, "vector", prefix, (column,), _vector_rows(embeddings), n, VECTORS_PER_FILE))
     return tables
 
 
@@ -297,7 +266,7 @@ def _image_rows(corpus: Corpus, store: ImageStore | None) -> Iterator[list[pa.Ar
                 pngs.append(current[2])
                 current = next(stored, None)
             absent, no_path = pa.array([png is None for png in pngs]), pa.nulls(len(pngs), pa.string())
-            parts, fields = [pa.array(pngs, pa.binary()), no_path], list(TYPES["image"][0])
+            parts, fields = [pa.array(pngs, pa.binary()), no_path], list(IMAGE[0])
             columns.append(pa.StructArray.from_arrays(parts, fields=fields, mask=absent))
         yield columns
 
@@ -449,7 +418,7 @@ def shares_with_images(parts: Parts) -> dict[str, dict[str, float]]:
 
 def card(
     parts: Parts,
-    tables: Sequence[Table],
+    tables: Sequence[ExportedTable],
     files: Mapping[str, Mapping[str, Any]],
     shares: Mapping[str, Mapping[str, float]],
 ) -> str:
@@ -523,9 +492,9 @@ def _origin(parts: Parts, sources: Mapping[str, Source]) -> tuple[list[tuple[str
     return origin, made_by
 
 
-def header_of(parts: Parts, tables: Sequence[Table], size: Mapping[str, int]) -> dict[str, Any]:
+def header_of(parts: Parts, tables: Sequence[ExportedTable], size: Mapping[str, int]) -> dict[str, Any]:
     """Return the YAML header of the card: configurations with their files, features and sizes."""
-    configs: dict[str, list[Table]] = {}
+    configs: dict[str, list[ExportedTable]] = {}
     for table in tables:
         configs.setdefault(table.config, []).append(table)
     return {
@@ -544,7 +513,7 @@ def header_of(parts: Parts, tables: Sequence[Table], size: Mapping[str, int]) ->
         "dataset_info": [
             {
                 "config_name": config,
-                "features": [column.feature for column in group[0].columns],
+                "features": [{"name": column.name, **column.kind[1]} for column in group[0].columns],
                 "splits": [{"name": t.split, "num_bytes": t.n_bytes, "num_examples": t.n_rows} for t in group],
                 "download_size": sum(size[table.prefix] for table in group),
                 "dataset_size": sum(table.n_bytes for table in group),

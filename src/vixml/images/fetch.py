@@ -8,6 +8,7 @@ affects the result.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import sqlite3
 import time
 import zlib
@@ -47,24 +48,16 @@ ATTEMPTS = pa.field("attempts", pa.int32())
 
 
 def fetch_images(
-    corpus_dir: Path | str,
-    out: Path | str,
-    size: int,
-    n_shards: int,
-    settings: Fetch,
-    threads: int = 1,
+    corpus_dir: Path | str, out: Path | str, size: int, n_shards: int, settings: Fetch, threads: int = 1
 ) -> None:
     """Fetch, check and prepare the images of a corpus and write an image store.
 
-    Each URL is one image, however many items name it; a killed run asks again only for those in flight. An unavailable image (gone, refused, not an image, too
-    large) is missing, with its reason in ``fetched.parquet``; missing ones are counted by reason in the manifest.
+    Each URL is one image, however many items name it. Beside ``out``, ``<out>-fetching`` holds the results of a killed
+    run, which asks again only for those in flight. An unavailable image (gone, refused, not an image, too large) is
+    missing, with its reason in ``fetched.parquet``; missing ones are counted by reason in the manifest.
 
     Args:
-        corpus_dir: a corpus with ``image_urls.parquet``.
-        out: folder to write. Beside it, ``<out>-fetching`` holds the results of a killed run.
         size: side in pixels of the prepared images (METHOD: 384).
-        n_shards: files of the store.
-        settings: connections, retries, limits.
         threads: processes that decode and prepare; the result does not depend on it.
 
     Raises:
@@ -172,7 +165,7 @@ class Fetcher:
                     url=self.urls[image],
                     status=answer.status,
                     bytes=None if answer.data is None else len(answer.data),
-                    sha256=answer.sha256,
+                    sha256=None if answer.data is None else hashlib.sha256(answer.data).hexdigest(),
                     attempts=before.get(image, 0) + attempts,
                     error=error,
                     png=png,
@@ -254,14 +247,10 @@ class Fetched:
     """The outcome of one image.
 
     Attributes:
-        image: its id.
-        url: its address.
         status: the last HTTP status, or None.
-        bytes: length of the file as received, or None.
-        sha256: hash of the file as received, or None.
+        bytes, sha256: length and hash of the file as received, or None.
         attempts: requests made.
-        error: why there is no image, or None.
-        png: the image, prepared, or None.
+        png: the image, prepared, or None; ``error`` says why there is none.
         may_pass: whether the failure is temporary: then the image is tried once more before the shard is written.
     """
 
@@ -304,19 +293,15 @@ class Journal:
         try:
             yield
         except sqlite3.Error as error:
-            self._failure = self._translated(error)
+            other = VixmlError(
+                "the journal of fetched images cannot be read or written",
+                where=self.path,
+                found=str(error),
+                hint="run the same command again when no other one writes there; if it is damaged, delete its folder: "
+                "its images are then fetched again",
+            )
+            self._failure = disk_full(self.path) if "full" in str(error) else other
             raise self._failure from error
-
-    def _translated(self, error: sqlite3.Error) -> VixmlError:
-        if "full" in str(error):
-            return disk_full(self.path)
-        return VixmlError(
-            "the journal of fetched images cannot be read or written",
-            where=self.path,
-            found=str(error),
-            hint="run the same command again when no other one writes there; if it is damaged, delete its folder: "
-            "its images are then fetched again",
-        )
 
     def __enter__(self) -> Journal:
         return self

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import errno
-import hashlib
 import ipaddress
 import random
 import re
@@ -14,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -38,7 +38,7 @@ LOCAL = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 
 
 class Refused(Exception):
-    """Why a URL gives no file; the message has one of a few beginnings. The rest is as in :class:`Answer`."""
+    """Refusal of a URL that gives no file; the message has one of a few beginnings. The rest is as in :class:`Answer`."""
 
     def __init__(
         self, reason: str, status: int | None = None, may_pass: bool = False, wait: float | None = None
@@ -61,16 +61,6 @@ class Answer:
     error: str | None
     may_pass: bool = False
     wait: float | None = None
-
-    @property
-    def busy(self) -> bool:
-        """Return whether the server wants fewer requests, or does not answer at all."""
-        return self.may_pass and self.status in (None, 429)
-
-    @property
-    def sha256(self) -> str | None:
-        """Return the hash of the file."""
-        return None if self.data is None else hashlib.sha256(self.data).hexdigest()
 
 
 def web_address(url: str, base: httpx2.URL | None = None) -> httpx2.URL:
@@ -125,22 +115,13 @@ class Backend(httpcore2.AsyncNetworkBackend):
     def __init__(self, allow_private: bool) -> None:
         self._inner, self._allow_private = httpcore2.AnyIOBackend(), allow_private
 
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore2.AsyncNetworkStream:
+    async def connect_tcp(self, host: str, port: int, *others: Any, **options: Any) -> httpcore2.AsyncNetworkStream:
         """Connect."""
         addresses = [host] if self._allow_private else await _public_addresses(host, port)
         for address in addresses[:-1]:
-            try:
-                return Stream(await self._inner.connect_tcp(address, port, timeout, local_address, socket_options))
-            except httpcore2.ConnectError:
-                continue  # for example an IPv6 address where there is no IPv6
-        return Stream(await self._inner.connect_tcp(addresses[-1], port, timeout, local_address, socket_options))
+            with suppress(httpcore2.ConnectError):  # for example of an IPv6 address where there is no IPv6
+                return Stream(await self._inner.connect_tcp(address, port, *others, **options))
+        return Stream(await self._inner.connect_tcp(addresses[-1], port, *others, **options))
 
 
 async def _public_addresses(host: str, port: int) -> list[str]:
@@ -197,8 +178,7 @@ class Getter:
             network_backend=Backend(chosen.allow_private),
         )
         await self._pool.__aenter__()
-        limits = ("connect", "read", "write", "pool")
-        self._extensions = {"timeout": dict.fromkeys(limits, chosen.timeout_seconds)}
+        self._extensions = {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), chosen.timeout_seconds)}
         # No content coding: a small answer could expand to any size.
         self._headers = {"accept": "image/*", "accept-encoding": "identity", "user-agent": chosen.user_agent}
         return self
@@ -356,7 +336,8 @@ class Schedule:
         """Record an answer; return the requests made if it settles the image, or None if it is asked for again later."""
         host, tried = self._host_of[image], self._tried[image]
         host.open -= 1
-        host.limit = max(1, host.limit // 2) if answer.busy else min(self._settings.per_host, host.limit + 1)
+        busy = answer.may_pass and answer.status in (None, 429)  # it wants fewer requests, or does not answer at all
+        host.limit = max(1, host.limit // 2) if busy else min(self._settings.per_host, host.limit + 1)
         grown = self._settings.backoff_seconds * 2 ** (tried - 1) * random.uniform(0.5, 1.0)
         wait = max(grown, answer.wait or 0.0)
         again = answer.may_pass and tried < self._settings.attempts and (answer.wait or 0.0) <= MAX_WAIT
@@ -385,7 +366,6 @@ class Schedule:
 
 def host_of(url: str) -> str:
     """Return the host and port of an address, or an empty text for something else."""
-    try:
+    with suppress(ValueError):
         return urlsplit(url).netloc.rpartition("@")[2].lower()
-    except ValueError:
-        return ""
+    return ""

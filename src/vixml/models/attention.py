@@ -41,7 +41,7 @@ class Rows:
     positions: Tensor
 
 
-def rows_of(blocks: Sequence[tuple[int, int, int]], prefix: int, device: torch.device) -> list[Rows]:
+def join_blocks(blocks: Sequence[tuple[int, int, int]], prefix: int, device: torch.device) -> list[Rows]:
     """Put neighbouring blocks of similar length together.
 
     Example:
@@ -81,13 +81,11 @@ def packed_attention(
     Args:
         module: the attention layer, with ``is_causal``.
         query: (1, heads, n_tokens, head_dim); key and value may have fewer heads (grouped queries).
-        key: (1, kv_heads, n_tokens, head_dim).
-        value: (1, kv_heads, n_tokens, head_dim).
+        key, value: (1, kv_heads, n_tokens, head_dim).
         attention_mask: ignored: there is no padding to mask.
         blocks: ``(first position, sequences, length)`` of each group of equally long sequences.
         prefix: positions at the head of the stream that every sequence attends to (causal only).
-        rows: the same sequences from :func:`rows_of`; used in causal attention.
-        dropout: probability of dropping an attention weight.
+        rows: the same sequences from :func:`join_blocks`; used in causal attention.
         scaling: factor on the scores; None means ``head_dim ** -0.5``.
 
     Returns:
@@ -146,21 +144,16 @@ def _attend_rows(
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float, dropout: float = 0.0) -> Tensor:
-    """Attend densely.
+    """Attend densely: (n, heads, length, head_dim).
 
     With PyTorch's fused kernel, except on a processor with gradients: there its forward and backward passes take 1.5 to 8.5
     times as long as plain matrix products on short sequences (benchmarks/attention.py).
 
     Args:
         q: (n, heads, length, head_dim).
-        k: (n, kv_heads, positions, head_dim), ``positions >= length``; the queries are at the last ``length`` positions.
-        v: likewise.
+        k, v: (n, kv_heads, positions, head_dim), ``positions >= length``; the queries are at the last ``length`` positions.
         causal: whether a query sees only its position and those before.
         scale: factor on the scores.
-        dropout: probability of dropping a weight.
-
-    Returns:
-        (n, heads, length, head_dim).
     """
     (n, heads, length, dim), kv_heads, positions = q.shape, k.shape[1], k.shape[2]
     mask = None
@@ -188,12 +181,3 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float, dropo
 def is_causal(module: nn.Module) -> bool:
     """Return whether an attention layer is causal."""
     return bool(getattr(module, "is_causal", False))
-
-
-def register() -> None:
-    """Make transformers know :func:`packed_attention` under the name :data:`PACKED`."""
-    from transformers import AttentionInterface  # takes seconds
-
-    # Without a mask function: with one, transformers checks in every forward pass of a decoder whether the position ids are
-    # those of packed sequences, and waits for the GPU's answer.
-    AttentionInterface.register(PACKED, packed_attention)

@@ -21,8 +21,7 @@ from vixml.config.run import Encoder
 from vixml.data.network_config import expect_sizes, read_settings
 from vixml.errors import VixmlError, reading
 from vixml.manifest import expect_nothing_else, holds
-from vixml.models import attention
-from vixml.models.attention import FILLED_UP, PACKED, is_causal, rows_of
+from vixml.models.attention import FILLED_UP, PACKED, is_causal, join_blocks, packed_attention
 from vixml.models.bert import is_plain_bert, open_bert
 from vixml.progress import warn
 
@@ -72,9 +71,7 @@ class Backbone(nn.Module):
         lean: for inference only: open a BERT without transformers (:mod:`vixml.models.bert`), with the same vectors.
 
     Attributes:
-        dim: length of a vector.
         causal: whether tokens see only the tokens before them (a decoder).
-        max_positions: longest sequence.
         row_of: (vocabulary,) int64, the row of each token's embedding; None: the row is the token's id.
         left_out: number of parameters that :meth:`keep_tokens` dropped.
         kernels: the kernels in use, ``liger`` or ``plain``, whatever ``encoder.kernels`` asks for.
@@ -94,12 +91,8 @@ class Backbone(nn.Module):
         encoder = encoder or Encoder()
         expect_nothing_else(model_dir)
         if not any(holds(model_dir, name) for name in WEIGHTS):
-            raise VixmlError(
-                "a model folder has no weights",
-                where=model_dir,
-                expected="model.safetensors",
-                hint="run vixml prepare-model; snakemake does so by itself",
-            )
+            hint = "run vixml prepare-model; snakemake does so by itself"
+            raise VixmlError("a model folder has no weights", where=model_dir, expected=WEIGHTS[0], hint=hint)
         expect_sizes(read_settings(Path(model_dir) / "config.json"), Path(model_dir) / "config.json")
         with reading("a language model cannot be opened", model_dir, hint="make it again: vixml prepare-model"):
             network = _open_lean(Path(model_dir), encoder) if lean else None
@@ -155,8 +148,7 @@ class Backbone(nn.Module):
         Args:
             stream: (n_tokens, dim), word embeddings and projected images.
             position_ids: (n_tokens,) int64.
-            blocks: as in :func:`vixml.models.attention.packed_attention`.
-            prefix: likewise.
+            blocks, prefix: as in :func:`vixml.models.attention.packed_attention`.
 
         Returns:
             (n, dim) float32 in the stream's order, not normalised: the mean over all tokens of each sequence, or its last
@@ -164,7 +156,7 @@ class Backbone(nn.Module):
         """
         rows = None
         if self.causal and stream.device.type in FILLED_UP:
-            rows = rows_of(blocks, prefix, stream.device)  # once for all layers
+            rows = join_blocks(blocks, prefix, stream.device)  # once for all layers
         hidden = self.network(
             inputs_embeds=stream.unsqueeze(0),
             position_ids=position_ids.unsqueeze(0),
@@ -186,16 +178,18 @@ class Backbone(nn.Module):
 
 def _open(model_dir: Path | str, encoder: Encoder) -> nn.Module:
     """Open a network with transformers."""
-    from transformers import AutoConfig, AutoModel
+    from transformers import AttentionInterface, AutoConfig, AutoModel
     from transformers.utils import logging
 
-    attention.register()
+    # Without a mask function: with one, transformers checks in every forward pass of a decoder whether the position ids are
+    # those of packed sequences, and waits for the GPU's answer.
+    AttentionInterface.register(PACKED, packed_attention)
     logging.disable_progress_bar()  # a stage shows its progress
     config = _settings(AutoConfig.from_pretrained(model_dir), encoder, model_dir)
-    dtype = torch.float32 if encoder.train == "full" else getattr(torch, encoder.weights)
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # or it warns of the layers that are left out
-    how = {"attn_implementation": PACKED, "dtype": dtype, "output_loading_info": True, **without_pooler(config)}
+    how = {"attn_implementation": PACKED, "dtype": getattr(torch, encoder.frozen_weights), "output_loading_info": True}
+    how |= without_pooler(config)
     network, report = AutoModel.from_pretrained(model_dir, config=config, **how)
     logging.set_verbosity(level)
     # transformers draws missing tensors at random and only warns.
@@ -207,15 +201,10 @@ def _open(model_dir: Path | str, encoder: Encoder) -> nn.Module:
 def _open_lean(model_dir: Path, encoder: Encoder) -> nn.Module | None:
     """Open a plain BERT without transformers; None: it is something else."""
     config, weights = read_settings(model_dir / "config.json"), model_dir / WEIGHTS[0]
-    layers = config.get("num_hidden_layers")
-    if (
-        not is_plain_bert(config)
-        or encoder.train == "lora"
-        or (encoder.layers or layers) != layers
-        or not holds(model_dir, weights.name)
-    ):
+    layers, dtype = config.get("num_hidden_layers"), getattr(torch, encoder.frozen_weights)
+    whole = encoder.train != "lora" and (encoder.layers or layers) == layers and holds(model_dir, weights.name)
+    if not whole or not is_plain_bert(config):
         return None
-    dtype = torch.float32 if encoder.train == "full" else getattr(torch, encoder.weights)
     try:
         return open_bert(config, {name: tensor.to(dtype) for name, tensor in load_file(weights).items()})
     except RuntimeError:  # other names of tensors, which transformers may know
@@ -230,25 +219,18 @@ def _settings(config: PretrainedConfig, encoder: Encoder, where: Path | str) -> 
                 setattr(config, key, encoder.dropout)
     if encoder.layers is not None:
         if encoder.layers > config.num_hidden_layers:
-            raise VixmlError(
-                "encoder.layers exceeds the language model's layers",
-                where=f"encoder.layers, {where}",
-                found=encoder.layers,
-                expected=f"at most {config.num_hidden_layers}, or null for all",
-            )
+            what, most = "encoder.layers exceeds the language model's layers", config.num_hidden_layers
+            expected = f"at most {most}, or null for all"
+            raise VixmlError(what, where=f"encoder.layers, {where}", found=encoder.layers, expected=expected)
         config.num_hidden_layers = encoder.layers
         if getattr(config, "layer_types", None):
             config.layer_types = config.layer_types[: encoder.layers]
     if hasattr(config, "use_cache"):
         config.use_cache = False  # no text is generated
-    if getattr(config, "attn_logit_softcapping", None):
-        raise VixmlError(
-            "this language model caps its attention scores, which PyTorch's attention kernels do not support",
-            where=f"{where}/config.json: attn_logit_softcapping",
-            found=config.attn_logit_softcapping,
-            expected="null",
-            hint="take another model",
-        )
+    if found := getattr(config, "attn_logit_softcapping", None):
+        what = "this language model caps its attention scores, which PyTorch's attention kernels do not support"
+        key = f"{where}/config.json: attn_logit_softcapping"
+        raise VixmlError(what, where=key, found=found, expected="null", hint="take another model")
     return config
 
 

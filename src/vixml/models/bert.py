@@ -88,10 +88,10 @@ class _Layer(nn.Module):
             project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for project in (own.query, own.key, own.value)
         )
         attended, _ = packed_attention(self, q, k, v, None, blocks=blocks)
-        for part, inner in ((self.attention.output, attended.flatten(-2)), (self.output, None)):
-            inner = F.gelu(self.intermediate.dense(x)) if inner is None else inner
-            x = part.LayerNorm(part.dense(inner) + x)
-        return x
+        out = self.attention.output
+        x = out.LayerNorm(out.dense(attended.flatten(-2)) + x)
+        inner = F.gelu(self.intermediate.dense(x))
+        return self.output.LayerNorm(self.output.dense(inner) + x)
 
 
 def open_bert(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Bert:

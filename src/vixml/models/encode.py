@@ -42,12 +42,9 @@ TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 65536}
 
 
 def token_budget_slices(lengths: np.ndarray, budget: int, at_once: int | None = None) -> Iterator[slice]:
-    """Yield consecutive slices of at most ``budget`` tokens and ``at_once`` items each (one item at least).
+    """Yield consecutive slices of at most ``budget`` tokens and ``at_once`` items each (None: any number; one item at least).
 
-    Args:
-        lengths: (n,) int64, tokens of each item.
-        budget: most tokens of a slice.
-        at_once: most items of a slice; None: any number.
+    ``lengths``: (n,) int64, tokens of each item.
     """
     ends = np.cumsum(lengths)
     start = 0
@@ -68,21 +65,16 @@ def encode_items(
     advance: Quiet | None = None,
     multiple: int = MULTIPLE,
 ) -> Tensor:
-    """Encode every item, without dropout.
+    """Encode every item, without dropout: (n, dim) float32 on the CPU, not normalised.
 
     Items are encoded in order of length: a batch then holds sequences of one or two lengths, and attention runs once for
     each.
 
     Args:
-        model: the Siamese model; its mode is restored afterwards.
-        items: ``n`` items.
-        precision: ``fp32``, ``bf16`` or ``fp16``.
+        model: its mode is restored afterwards.
         at_once: most items that go through the encoder together (``training.items_at_once``).
         advance: progress bar, counting items.
-        multiple: streams are filled up to a multiple of this length (:func:`vixml.models.packing.pack`).
-
-    Returns:
-        (n, dim) float32 on the CPU, not normalised.
+        multiple: streams are filled up to a multiple of this length (:func:`vixml.models.packing.pack_sequences`).
     """
     was_training = model.training
     if was_training:  # visiting every module takes longer than encoding one short text
@@ -115,11 +107,7 @@ def encode_items(
 
 
 def expect_direction(u: Tensor, where: object) -> None:
-    """Check vectors that are going to be divided by their lengths.
-
-    Args:
-        u: (n, dim) float32.
-        where: what to name, with the row, e.g. a split.
+    """Check vectors, (n, dim) float32, that are going to be divided by their lengths.
 
     Raises:
         VixmlError: a vector with NaN or infinity, or one too short or too long for float32 to divide by its length.
@@ -139,16 +127,9 @@ def expect_direction(u: Tensor, where: object) -> None:
 
 @torch.no_grad()
 def all_prototypes(model: Siamese, label_u: Tensor, chunk: int = 8192, labels: np.ndarray | None = None) -> Tensor:
-    """Return prototypes of every label, or of some, without dropout.
+    """Return prototypes of every label, or of some, without dropout: (n, dim) float32 unit rows on the CPU.
 
-    Args:
-        model: the Siamese model; its mode is restored afterwards.
-        label_u: (n, dim) float32 text vectors, not normalised.
-        chunk: labels at a time.
-        labels: (n,) int64, the labels of ``label_u``; None: all, in order.
-
-    Returns:
-        (n, dim) float32 unit rows on the CPU.
+    ``label_u``: (n, dim) float32 text vectors, not normalised; ``labels``: (n,) int64, whose they are; None: all, in order.
     """
     was_training = model.training
     model.eval()

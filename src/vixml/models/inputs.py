@@ -107,14 +107,9 @@ def _open_tokens(inputs: RunInputs, corpus: Corpus, config: RunConfig) -> dict[s
             expected=f"{str(expected)[:12]}, that of {inputs.model_dir}",
             hint="tokenize with --model-dir of the run's language model; snakemake does so by itself",
         )
-    if header.get("max_len") != config.encoder.max_len:
-        raise VixmlError(
-            "tokens were cut at another length than the run asks for",
-            where=inputs.tokens,
-            found=f"max_len {header.get('max_len')}",
-            expected=f"encoder.max_len = {config.encoder.max_len}",
-            hint="tokenize with that --max-len",
-        )
+    found, expected = f"max_len {header.get('max_len')}", f"max_len {config.encoder.max_len}"
+    what, hint = "tokens were cut at another length than the run asks for", "tokenize with that --max-len"
+    expect_equal(found, expected, what, where=inputs.tokens, hint=hint)
     return tokens
 
 
@@ -143,16 +138,15 @@ def _image_lists(
     lists = {split: embeddings.images_of(corpus, split) for split in SPLITS}
     longest, settings = max(int(rows.lengths.max(initial=0)) for rows in lists.values()), config.images
     if settings.per_item > longest:
-        hint = "lower images.per_item, or build the corpus with more images per item"
+        source, more = inputs.corpus, "build the corpus with more images per item"
         if embeddings.item_lists:
-            hint = "lower images.per_item, or pool the images here (published_vectors: false)"
-        source = inputs.embeddings if embeddings.item_lists else inputs.corpus
+            source, more = inputs.embeddings, "pool the images here (published_vectors: false)"
         raise VixmlError(
             "images.per_item exceeds the images available",
             where="images.per_item",
             found=settings.per_item,
             expected=f"at most {longest}, the longest list of images in {source}",
-            hint=hint,
+            hint=f"lower images.per_item, or {more}",
         )
     return {split: embeddings.lists(rows, settings.per_item, settings.control, seed) for split, rows in lists.items()}
 

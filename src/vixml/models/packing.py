@@ -68,8 +68,10 @@ def pinned(array: np.ndarray) -> np.ndarray:
 MULTIPLE = 128
 
 
-def pack(tokens: Ragged, images: Ragged | None = None, prompt: Prompt | None = None, multiple: int = 1) -> Packed:
-    """Pack ``n`` sequences.
+def pack_sequences(
+    tokens: Ragged, images: Ragged | None = None, prompt: Prompt | None = None, multiple: int = 1
+) -> Packed:
+    """Pack ``n`` sequences into one stream; those of equal length keep the caller's order.
 
     Args:
         tokens: text tokens of each sequence.
@@ -77,9 +79,6 @@ def pack(tokens: Ragged, images: Ragged | None = None, prompt: Prompt | None = N
         prompt: how a sequence is laid out; None puts images before text, without words.
         multiple: the stream is filled up to a multiple of this length, with sequences of one position that ``restore``
             leaves out.
-
-    Returns:
-        The stream. Sequences of equal length keep the caller's order.
 
     Raises:
         ValueError: a sequence with nothing in it, or two lists of different length.
@@ -157,7 +156,6 @@ class Sequences:
     Attributes:
         tokens: (n rows) text tokens.
         images: (n rows) rows of the image embeddings, or None for text only.
-        prompt: how a sequence is laid out.
         gather: reads image vectors: rows of the image embeddings -> (n_images, image_dim) float16; needed with images.
     """
 
@@ -186,8 +184,8 @@ class Sequences:
         return replace(self, tokens=_concatenate(self.tokens, other.tokens), images=images)
 
     def pack(self, multiple: int = 1) -> Packed:
-        """Return the items as one stream with their image vectors; arguments and errors are those of :func:`pack`."""
-        packed = pack(self.tokens, self.images, self.prompt, multiple)
+        """Return the items as one stream with their image vectors; arguments and errors are those of :func:`pack_sequences`."""
+        packed = pack_sequences(self.tokens, self.images, self.prompt, multiple)
         if not len(packed.image_rows):
             return packed
         # A tensor: a process that assembles batches hands it over in shared memory.

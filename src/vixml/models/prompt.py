@@ -13,7 +13,7 @@ TEXT, IMAGES = "text", "images"
 
 @dataclass(frozen=True)
 class Prompt:
-    """How a sequence is laid out.
+    """Layout of a sequence.
 
     Attributes:
         pieces: in order, ``"text"``, ``"images"`` or the ids of words.
@@ -63,9 +63,7 @@ def make_prompt(
     Args:
         template: as in the configuration (:func:`vixml.config.template.parse_template`).
         tokenize: pieces of words -> their ids, without special tokens.
-        causal: see :class:`Prompt`.
         bos: ids that the tokenizer puts in front of any text, if any; they come first, before all pieces.
-        eos: id of ``{eos}``.
         each_piece: put ``bos`` in front of each piece, the text included, not only of the whole (docs/deviations.md D14).
 
     Raises:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from vixml.config.run import LateFusion as LateFusionConfig
 from vixml.config.run import Prototype as PrototypeConfig
 from vixml.config.run import RunConfig
-from vixml.errors import VixmlError, reading
+from vixml.errors import VixmlError, expect_equal, expect_index, reading
 from vixml.files import atomic_path
 from vixml.models.backbone import Backbone, expect_shapes
 from vixml.models.inputs import RunData
@@ -35,14 +35,11 @@ class AuxiliaryVectors(nn.Module):
         nn.init.xavier_uniform_(self.free.weight)
 
     def forward(self, u: Tensor, cluster: Tensor) -> Tensor:
-        """Return prototypes.
+        """Return prototypes ``z``: (n, dim) float32 unit rows.
 
         Args:
             u: (n, dim) text vectors; they are normalised here, so that a free vector's length counts against 1.
             cluster: (n,) int64, each label's free vector.
-
-        Returns:
-            (n, dim) float32 unit rows ``z``.
         """
         return F.normalize(F.normalize(u.float(), dim=-1) + self.free(cluster), dim=-1)
 
@@ -50,10 +47,7 @@ class AuxiliaryVectors(nn.Module):
 class PrototypeNetwork(nn.Module):
     """One post-norm transformer layer over the three tokens ``[u_r, v_cluster(r), c_r]``, mean-pooled, normalised.
 
-    Args:
-        dim: length of the vectors.
-        free_vectors: number of learnable vectors, shared by the labels of a cluster.
-        config: heads, width and dropout of the layer, and whether ``u`` is normalised first (docs/deviations.md D17).
+    ``u`` may be normalised first (docs/deviations.md D17); ``free_vectors`` are shared by the labels of a cluster.
     """
 
     def __init__(self, dim: int, free_vectors: int, config: PrototypeConfig) -> None:
@@ -66,15 +60,12 @@ class PrototypeNetwork(nn.Module):
         )
 
     def forward(self, u: Tensor, cluster: Tensor, centroid: Tensor) -> Tensor:
-        """Return prototypes.
+        """Return prototypes ``z``: (n, dim) float32 unit rows.
 
         Args:
             u: (n, dim) float32, label text vectors as the encoder gives them, *not* normalised.
             cluster: (n,) int64, each label's free vector.
             centroid: (n, dim) float32, mean of the label's training queries.
-
-        Returns:
-            (n, dim) float32 unit rows ``z``.
         """
         if self.unit_text:
             u = F.normalize(u.float(), dim=-1)
@@ -86,7 +77,7 @@ class PrototypeNetwork(nn.Module):
 # docs/deviations.md D20).
 
 
-class LateFusion(nn.Module):
+class LateFusionLayer(nn.Module):
     """One pre-norm transformer layer over ``[text; image 1; image 2; ...]`` of an item, mean-pooled.
 
     Both of its branches start at zero, and so does the projection of the images (:class:`Siamese`), so training starts
@@ -104,7 +95,7 @@ class LateFusion(nn.Module):
         nn.init.zeros_(self.layer.linear2.bias)
 
     def forward(self, text: Tensor, images: Tensor, items: Tensor) -> Tensor:
-        """Fuse every item's vectors.
+        """Fuse every item's vectors: (n, dim) float32, not normalised.
 
         Items with equally many images are one block, so absent images take no position and nothing is masked.
 
@@ -112,9 +103,6 @@ class LateFusion(nn.Module):
             text: (n, dim) text vectors, not normalised.
             images: (n_images, dim) projected image vectors, item by item.
             items: (n_images,) int64, the item of each image, ascending; on the CPU, so that grouping waits for no GPU.
-
-        Returns:
-            (n, dim) float32, not normalised.
         """
 
         def sent(index: np.ndarray) -> Tensor:
@@ -135,11 +123,8 @@ class Siamese(nn.Module):
     """Encoder, image projection, fusion and prototypes of one run.
 
     Args:
-        config: the run.
         model_dir: weights and configuration of the language model.
-        n_labels: number of labels.
         image_dim: length of an image vector, or None for text only.
-        prompt: how sequences are laid out.
         device: where it will compute, which decides on its kernels; it is built on the CPU.
         lean: for inference only; see :class:`vixml.models.backbone.Backbone`.
 
@@ -174,7 +159,7 @@ class Siamese(nn.Module):
         _check(config, self.backbone, prompt, image_dim)
         dim = self.backbone.dim
         self.projection = nn.Linear(image_dim, dim) if image_dim else None
-        self.late = LateFusion(dim, config.images.late) if image_dim and prompt.late else None
+        self.late = LateFusionLayer(dim, config.images.late) if image_dim and prompt.late else None
         if self.late is not None:
             # Image vectors share one large component: randomly projected, all items with images would look alike (D20).
             nn.init.zeros_(self.projection.weight)
@@ -221,10 +206,7 @@ class Siamese(nn.Module):
         return self
 
     def encode(self, packed: Packed) -> Tensor:
-        """Encode packed sequences.
-
-        Args:
-            packed: ``n`` sequences, with ``image_vectors`` if there are images.
+        """Encode ``n`` packed sequences.
 
         Returns:
             (n, dim) float32 in the caller's order, *not* normalised; with ``encoder.centre``, call
@@ -301,18 +283,16 @@ class Siamese(nn.Module):
         """
         if not self.has_prototypes:
             raise ValueError("this run has no prototypes")
-        z = self._of_method(u, labels)
+        if self.has_centroids:
+            centroid = torch.where(self.has_centroid[labels, None], self.centroid[labels], F.normalize(u, dim=-1))
+            z = self.prototypes(u, self.cluster[labels], centroid)
+        elif self.prototypes is not None:
+            z = self.prototypes(u, self.cluster[labels])
+        else:
+            z = F.normalize(u.float(), dim=-1)
         if self.vectors is None:
             return z
         return torch.where(self.has_vector[labels, None], F.normalize(self.vectors[labels], dim=1), z)
-
-    def _of_method(self, u: Tensor, labels: Tensor) -> Tensor:
-        if self.prototypes is None:
-            return F.normalize(u.float(), dim=-1)
-        if not self.has_centroids:
-            return self.prototypes(u, self.cluster[labels])
-        centroid = torch.where(self.has_centroid[labels, None], self.centroid[labels], F.normalize(u, dim=-1))
-        return self.prototypes(u, self.cluster[labels], centroid)
 
     def learned_state(self) -> dict[str, Tensor]:
         """Return every tensor that the language model's folder does not hold; with adapters, few of the model's."""
@@ -336,15 +316,10 @@ def _check(config: RunConfig, backbone: Backbone, prompt: Prompt, image_dim: int
             expected=f"at most {backbone.max_positions}",
             hint="lower encoder.max_len",
         )
-    if prompt.causal != backbone.causal:
-        kinds = {True: "causal", False: "bidirectional"}
-        raise VixmlError(
-            "the tokens were made for another kind of language model",
-            where="attention, in config/models.yaml",
-            found=kinds[prompt.causal],
-            expected=f"{kinds[backbone.causal]}, as the network's layers are",
-            hint="correct the model's entry; snakemake then makes its tokens again",
-        )
+    found, expected = ("causal" if part.causal else "bidirectional" for part in (prompt, backbone))
+    what, where = "the tokens were made for another kind of language model", "attention, in config/models.yaml"
+    hint = "correct the model's entry; snakemake then makes its tokens again"
+    expect_equal(found, expected, what, where=where, hint=hint)
 
 
 # --- A run's model: built from its seed, written and read as one safetensors file.
@@ -370,14 +345,10 @@ def build_model(config: RunConfig, data: RunData, seed: int, device: torch.devic
     prompt = data.sequences["train"].prompt
     model = Siamese(config, data.model_dir, data.corpus.n("label"), data.image_dim, prompt, device)
     tokens, rows = data.vocabulary(), model.backbone.network.get_input_embeddings().num_embeddings
-    if len(tokens) and tokens[-1] >= rows:
-        raise VixmlError(
-            "a text has a token for which the language model has no embedding",
-            where=data.model_dir,
-            found=f"token {tokens[-1]}",
-            expected=f"0 to {rows - 1}",
-            hint="tokenizer and weights are of two checkpoints: check config/models.yaml",
-        )
+    if len(tokens):
+        what = "a text has a token for which the language model has no embedding"
+        hint = "tokenizer and weights are of two checkpoints: check config/models.yaml"
+        expect_index(int(tokens[-1]), rows, what, where=data.model_dir, hint=hint)
     if config.encoder.train == "full":
         model.backbone.keep_tokens(tokens)
     return model

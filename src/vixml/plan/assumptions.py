@@ -15,34 +15,24 @@ Kind = Literal["gpu", "cpu"]
 
 @dataclass(frozen=True)
 class Hardware:
-    """A machine and the speeds it sustains, in floating point operations per second.
+    """A machine and the speeds it sustains, in floating point operations per second."""
 
-    Attributes:
-        name: as printed.
-        unit: name of its hours.
-        compute: training and encoding, by the width of the network: ascending pairs of width and speed.
-        float32: search, whose products stay in float32.
-        host: centroids: passes over vectors on the processor, bound by its memory.
-        clusters: balanced 2-means on the device, bound by its memory: eight bytes are read for four operations.
-        memory: bytes on the device.
-        source: origin of the figures.
-    """
-
-    name: str
-    unit: str
+    name: str  # as printed
+    unit: str  # name of its hours
+    # Training and encoding, by the width of the network: ascending pairs of width and speed
     compute: tuple[tuple[int, float], ...]
-    float32: float
-    host: float
-    clusters: float
-    memory: float
-    source: str
+    float32: float  # search, whose products stay in float32
+    host: float  # centroids: passes over vectors on the processor, bound by its memory
+    clusters: float  # balanced 2-means on the device, bound by its memory: eight bytes are read for four operations
+    memory: float  # bytes on the device
+    source: str  # origin of the figures
 
     def speed(self, width: int) -> float:
         """Return the speed of a network of a width: between two known ones by its logarithm, beyond them the last.
 
         Example:
             >>> HARDWARE["gpu"].speed(2048) / H100_PEAK, HARDWARE["cpu"].speed(2048)
-            (0.196, 204000000000.0)
+            (0.196, 190000000000.0)
         """
         widths, speeds = zip(*self.compute, strict=True)
         return float(np.interp(np.log(width), np.log(widths), speeds))
@@ -79,40 +69,30 @@ HARDWARE: dict[Kind, Hardware] = {
     "cpu": Hardware(
         "one processor core",
         "core h",
-        compute=((1, 2.04e11),),
-        float32=8.45e10,
+        compute=((1, 1.90e11),),
+        float32=8.05e10,
         host=HOST,
         clusters=CLUSTERS,
         memory=float("inf"),
         source="measured: `benchmarks/training_step.py` with two threads, per thread, mean of text and images; bf16 for "
-        "training and encoding (204 GFLOP/s), fp32 for the search (85 GFLOP/s)",
+        "training and encoding (190 GFLOP/s), fp32 for the search (80 GFLOP/s)",
     ),
 }
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Mean sizes of a dataset's items. Without them every text counts at full length, an upper bound.
+    """Mean sizes of a dataset's items. Without them every text counts at full length, an upper bound."""
 
-    Attributes:
-        query_tokens: tokens of a query's text, without special tokens; None: `encoder.max_len`.
-        label_tokens: the same of a label.
-        query_images: images of a query; None: `images.per_item` for each query that has any.
-        label_images: the same of a label.
-        query_spread: standard deviation of the tokens of queries.
-        label_spread: the same of labels.
-        labels_per_query: true labels of a training query; None: as published (`facts` of the dataset).
-        image_bytes: size of a stored image; the default is assumed.
-    """
-
-    query_tokens: float | None = None
-    label_tokens: float | None = None
-    query_images: float | None = None
-    label_images: float | None = None
+    query_tokens: float | None = None  # tokens of a query's text, without special tokens; None: `encoder.max_len`
+    label_tokens: float | None = None  # the same of a label
+    query_images: float | None = None  # images of a query; None: `images.per_item` for each query that has any
+    label_images: float | None = None  # the same of a label
+    # True labels of a training query; None: as published (`facts` of the dataset)
     labels_per_query: float | None = None
-    image_bytes: float = 25e3
-    query_spread: float = 0.0
-    label_spread: float = 0.0
+    image_bytes: float = 25e3  # size of a stored image; the default is assumed
+    query_spread: float = 0.0  # standard deviation of the tokens of queries
+    label_spread: float = 0.0  # the same of labels
 
 
 UNKNOWN = Texts()
@@ -121,7 +101,7 @@ TEXTS = {"picto": Texts(2.48, 1.34, 1.60, 0.88, 6.88, 1.74e3)}
 
 
 @dataclass(frozen=True)
-class Vision:
+class VisionCost:
     """A vision encoder: operations per image, its parameters, and its width."""
 
     flop: float
@@ -129,14 +109,13 @@ class Vision:
     width: int
 
 
-_SIGLIP2 = Vision(
-    6.7e11, 1.14e9, 1152
-)  # 27 layers of width 1152 and 4304 over 729 patches; all of Table 9's parameters
+# 27 layers of width 1152 and 4304 over 729 patches; all of Table 9's parameters.
+_SIGLIP2 = VisionCost(6.7e11, 1.14e9, 1152)
 VISION = {
-    "efficientnet-lite0": Vision(2.0e8, 4.7e6, 320),  # 0.39 G multiply-adds at 224 pixels, a quarter of them at 112
+    "efficientnet-lite0": VisionCost(2.0e8, 4.7e6, 320),  # 0.39 G multiply-adds at 224 pixels, a quarter of them at 112
     "siglip2": _SIGLIP2,
     "siglip2-open-clip": _SIGLIP2,
-    "vit": Vision(3.5e10, 86.4e6, 768),  # 12 layers of width 768 and 3072 over 197 patches
+    "vit": VisionCost(3.5e10, 86.4e6, 768),  # 12 layers of width 768 and 3072 over 197 patches
 }
 
 # Architectures of models whose wheel includes the configuration, which config/models.yaml therefore leaves out.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,16 @@ from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
 from vixml.plan.assumptions import CONTEXT, HARDWARE, VOTES, WATCHED, Hardware
 from vixml.plan.inference import Ranking
-from vixml.plan.shapes import Item, Shape, architecture_of, clustering_flop, items_of, layer_weights, shape_of, texts_of
+from vixml.plan.shapes import (
+    MeanItem,
+    Shape,
+    architecture_of,
+    clustering_flop,
+    layer_weights,
+    mean_items,
+    shape_of,
+    texts_of,
+)
 from vixml.plan.step_memory import Count, key_of, load_counts
 from vixml.training.mining import n_groups
 
@@ -31,32 +39,21 @@ PEAKS = {"gpu_memory_bytes", "host_memory_bytes", "scratch_bytes"}
 class Cost:
     """Cost of a stage, a run or several; ``a + b`` adds all fields but the peaks, of which it keeps the larger.
 
-    Attributes:
-        flop_train: operations of training steps.
-        flop_encode: of other passes through networks: set-up, diagnostics, the index, images.
-        flop_search: of searches.
-        flop_host: on the processor: clustering, centroids, a linear model.
-        hours: of one device, one stage after the other.
-        disk_bytes: files that stay.
-        scratch_bytes: a checkpoint, until its model is trained (peak).
-        gpu_memory_bytes: on the device (peak).
-        host_memory_bytes: in main memory (peak).
-
     Example:
         >>> both = Cost(hours=2.0, gpu_memory_bytes=5e9) + Cost(hours=1.0, gpu_memory_bytes=7e9)
         >>> both.hours, both.gpu_memory_bytes
         (3.0, 7000000000.0)
     """
 
-    flop_train: float = 0.0
-    flop_encode: float = 0.0
-    flop_search: float = 0.0
-    flop_host: float = 0.0
-    hours: float = 0.0
-    disk_bytes: float = 0.0
-    scratch_bytes: float = 0.0
-    gpu_memory_bytes: float = 0.0
-    host_memory_bytes: float = 0.0
+    flop_train: float = 0.0  # operations of training steps
+    flop_encode: float = 0.0  # of other passes through networks: set-up, diagnostics, the index, images
+    flop_search: float = 0.0  # of searches
+    flop_host: float = 0.0  # on the processor: clustering, centroids, a linear model
+    hours: float = 0.0  # of one device, one stage after the other
+    disk_bytes: float = 0.0  # files that stay
+    scratch_bytes: float = 0.0  # a checkpoint, until its model is trained (peak)
+    gpu_memory_bytes: float = 0.0  # on the device (peak)
+    host_memory_bytes: float = 0.0  # in main memory (peak)
 
     def __add__(self, other: Cost) -> Cost:
         pairs = {field.name: (getattr(self, field.name), getattr(other, field.name)) for field in fields(self)}
@@ -69,42 +66,23 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Job:
-    """One run of one dataset, and the sizes that its cost follows from.
-
-    Attributes:
-        config: the run.
-        counts: sizes of the dataset.
-        architecture: of its language model, as transformers' configuration names it.
-        shape: of its language model.
-        causal: whether that is a decoder.
-        query: the average query.
-        label: the average label.
-        image_dim: length of an image vector.
-        pairs: true pairs of the training queries.
-        bound: whether texts count at full length, so that operations are an upper bound.
-    """
+class PlannedRun:
+    """One run of one dataset, and the sizes that its cost follows from."""
 
     config: RunConfig
-    counts: Counts
-    architecture: dict[str, Any]
-    shape: Shape
-    causal: bool
-    query: Item
-    label: Item
-    image_dim: int
-    pairs: float
-    bound: bool = False
+    counts: Counts  # sizes of the dataset
+    architecture: dict[str, Any]  # of its language model, as transformers' configuration names it
+    shape: Shape  # of its language model
+    causal: bool  # whether that is a decoder
+    query: MeanItem  # the average query
+    label: MeanItem  # the average label
+    image_dim: int  # length of an image vector
+    pairs: float  # true pairs of the training queries
+    bound: bool = False  # whether texts count at full length, so that operations are an upper bound
 
     @classmethod
-    def of(cls, world: World, dataset: str, config: RunConfig, results: Path | None = None) -> Job:
-        """Look up the sizes of a run.
-
-        Args:
-            world: the registry.
-            dataset: an entry of it.
-            config: the run.
-            results: the folder of results, whose tokens are counted if they are there; None: they are not looked for.
+    def of(cls, world: World, dataset: str, config: RunConfig, results: Path | None = None) -> PlannedRun:
+        """Look up the sizes of a run; ``results``: the folder whose tokens are counted if they are there.
 
         Raises:
             VixmlError: a dataset without counts, or a language model of an unknown architecture.
@@ -119,7 +97,7 @@ class Job:
             )
         causal = model.attention == "causal"
         texts = texts_of(dataset, config, causal, results)
-        query, label = items_of(texts, entry, config, causal)
+        query, label = mean_items(texts, entry, config, causal)
         shape = shape_of(config.encoder.model, model, config.encoder.layers)
         each = texts.labels_per_query or float(entry.facts.get("avg_labels_per_query", 1.0))
         bound = texts.query_tokens is None
@@ -208,7 +186,7 @@ class Job:
 
     # -- operations -----------------------------------------------------------------------------------------------
 
-    def encode(self, item: Item, *, train: bool = False) -> float:
+    def encode(self, item: MeanItem, *, train: bool = False) -> float:
         """Return the operations of encoding one item, with its share of a training step's backward pass.
 
         A forward pass takes 2 operations per weight and token. The backward pass takes 2 for the gradient of the input
@@ -420,7 +398,7 @@ class Job:
         return 4.0 * self.trainable + self.label_bytes
 
 
-def train_cost(job: Job, hardware: Hardware) -> Cost:
+def train_cost(job: PlannedRun, hardware: Hardware) -> Cost:
     """Return the cost of the stage ``train``: steps, and the passes and clusterings around them.
 
     Device memory is the larger of a step and of a clustering beside what is resident.
@@ -444,7 +422,7 @@ def train_cost(job: Job, hardware: Hardware) -> Cost:
     )
 
 
-def index_cost(job: Job, hardware: Hardware) -> Cost:
+def index_cost(job: PlannedRun, hardware: Hardware) -> Cost:
     """Return the cost of the stage ``build-index``: every query and label encoded once, labels as ``u`` and ``z``."""
     labels = job.counts.n_labels
     flop = job.queries * job.encode(job.query) + labels * (job.encode(job.label) + job.prototype)
@@ -457,7 +435,7 @@ def index_cost(job: Job, hardware: Hardware) -> Cost:
     )
 
 
-def predict_cost(job: Job, hardware: Hardware) -> Cost:
+def predict_cost(job: PlannedRun, hardware: Hardware) -> Cost:
     """Return the cost of the stage ``predict``, and of choosing how; the whole cost of a run that reuses a model.
 
     Votes and a linear model are the processor's.
@@ -476,7 +454,7 @@ def predict_cost(job: Job, hardware: Hardware) -> Cost:
     )
 
 
-def run_cost(job: Job, hardware: Hardware) -> Cost:
+def run_cost(job: PlannedRun, hardware: Hardware) -> Cost:
     """Return the cost of one run with one seed, without shared parts (models, tokens, images).
 
     A run that reuses a model trains and encodes nothing.
@@ -495,7 +473,7 @@ SUSTAINED = 1e14  # operations per second of a modern accelerator, for published
 
 def predicted(world: World, dataset: str, config: RunConfig, hardware: Hardware) -> str:
     """Return what one of our runs would cost, as printed in a cell: what :func:`run_cost` counts, at which speed."""
-    job = Job.of(world, dataset, config)
+    job = PlannedRun.of(world, dataset, config)
     cost = run_cost(job, hardware)
     if config.reuse is not None:
         return f"{_predicted(cost.flop, cost.hours, hardware.float32)}; beside the model of {config.reuse}"
@@ -546,60 +524,41 @@ LEAST_MB, LEAST_MINUTES = 4000, 60
 
 @dataclass(frozen=True)
 class Needs:
-    """A request for memory and time.
+    """A request for memory and time."""
 
-    Attributes:
-        mem_mb: main memory in 10^6 bytes; without a GPU, device memory is part of it.
-        minutes: wall time.
-    """
-
-    mem_mb: int
-    minutes: int
+    mem_mb: int  # main memory in 10^6 bytes; without a GPU, device memory is part of it
+    minutes: int  # wall time
 
 
-# Stage -> its cost, and its request where nothing can be counted, for example of a dataset whose entry gives no sizes.
-HEAVY: dict[str, tuple[Callable[[Job, Hardware], Cost], Needs]] = {
-    "train": (train_cost, Needs(16000, 2880)),
-    "index": (index_cost, Needs(16000, 480)),
-    "predict": (predict_cost, Needs(16000, 240)),
-}
-
-
-def needs(world: World, dataset: str, config: RunConfig, stage: str, *, gpu: bool, attempt: int = 1) -> Needs:
-    """Return the request of one stage of a run: 1.5 times the predicted memory and twice the predicted time.
-
-    Args:
-        world: the registry.
-        dataset: an entry of it.
-        config: the run.
-        stage: a key of :data:`HEAVY`.
-        gpu: whether it runs on a GPU.
-        attempt: 1, 2, ... of a job that a batch system killed; multiplies the request.
-
-    Example:
-        >>> from vixml.config.load import load_runs, load_world
-        >>> world, runs = load_world("config"), load_runs("config")
-        >>> needs(world, "picto", runs["picto", "text-minilm-l3"], "train", gpu=False)
-        Needs(mem_mb=7000, minutes=60)
-    """
-    cost = stage_cost(world, dataset, config, stage, gpu=gpu)
-    return request(cost, HEAVY[stage][1], gpu=gpu, attempt=attempt)
+COSTS = {"train": train_cost, "index": index_cost, "predict": predict_cost}
+# Of a stage whose cost cannot be counted, for example on a dataset whose entry gives no sizes.
+DEFAULTS = {
+    "train": Needs(16000, 2880), "index": Needs(16000, 480), "predict": Needs(16000, 240), "images": Needs(8000, 720),
+}  # fmt: skip
 
 
 def stage_cost(world: World, dataset: str, config: RunConfig, stage: str, *, gpu: bool) -> Cost | None:
     """Return the cost of one stage of a run; None if it cannot be counted."""
     try:
-        return HEAVY[stage][0](Job.of(world, dataset, config), HARDWARE["gpu" if gpu else "cpu"])
+        return COSTS[stage](PlannedRun.of(world, dataset, config), HARDWARE["gpu" if gpu else "cpu"])
     except VixmlError:
         return None
 
 
-def request(cost: Cost | None, default: Needs, *, gpu: bool, attempt: int = 1) -> Needs:
-    """Return what a job asks a batch system for: the predicted cost with a margin, or ``default`` where there is none."""
+def request(cost: Cost | None, stage: str, *, gpu: bool, attempt: int = 1) -> Needs:
+    """Return what a job asks a batch system for: 1.5 times the predicted memory and twice the time, or its stage's default.
+
+    ``attempt`` (1, 2, ... of a job that a batch system killed) multiplies it.
+
+    Example:
+        >>> request(Cost(hours=10.0, host_memory_bytes=8e9, gpu_memory_bytes=2e9), "train", gpu=False)
+        Needs(mem_mb=15000, minutes=1200)
+    """
+    asked = DEFAULTS[stage]
     if cost is not None:
         memory = cost.host_memory_bytes + (0.0 if gpu else cost.gpu_memory_bytes)
-        default = Needs(
+        asked = Needs(
             max(LEAST_MB, math.ceil(MEMORY_MARGIN * memory / 1e9) * 1000),
             max(LEAST_MINUTES, math.ceil(TIME_MARGIN * 60 * cost.hours)),
         )
-    return Needs(default.mem_mb * attempt, default.minutes * attempt)
+    return Needs(asked.mem_mb * attempt, asked.minutes * attempt)

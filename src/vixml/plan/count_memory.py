@@ -38,8 +38,8 @@ from vixml.models import attention
 from vixml.models.packing import Sequences
 from vixml.models.prompt import make_prompt
 from vixml.models.siamese import Siamese, at_precision
-from vixml.plan.cost import Job
-from vixml.plan.shapes import Item
+from vixml.plan.cost import PlannedRun
+from vixml.plan.shapes import MeanItem
 from vixml.plan.step_memory import TABLE, Count, key_of, load_counts, save_counts
 from vixml.ragged import Ragged
 from vixml.training.all_labels import draw_candidates
@@ -106,15 +106,10 @@ def _as_on_a_gpu() -> Iterator[None]:
         attention.FILLED_UP.remove("cpu")
 
 
-def count_step(job: Job, text: float) -> tuple[int, int]:
-    """Count one step of a run in a batch of its size, whose texts all have one length.
+def count_step(job: PlannedRun, text: float) -> tuple[int, int]:
+    """Count one step of a run in a batch of its size, whose texts all have ``text`` tokens, special ones included.
 
-    Args:
-        job: the run and its sizes.
-        text: tokens of each text, special ones included.
-
-    Returns:
-        Positions of the batch's streams, and the peak of live bytes: model, centroids, AdamW's moments and all else.
+    Returns positions of the batch's streams, and the peak of live bytes: model, centroids, AdamW's moments and all else.
     """
     data = _made_up(job, text)
     precision = "fp32" if job.config.training.precision == "fp32" else "bf16"  # fp16 takes as much
@@ -151,7 +146,7 @@ def count_step(job: Job, text: float) -> tuple[int, int]:
     return sum(len(part.gather) for part in batch.parts), counter.peak
 
 
-def count_deep_step(job: Job, text: float) -> tuple[int, int]:
+def count_deep_step(job: PlannedRun, text: float) -> tuple[int, int]:
     """Count one step as :func:`count_step` does, from two and four layers: each further layer adds the same.
 
     Of Qwen2.5-3B with 36 layers this is within 4 millionths of the count of all of them, and seven times as quick.
@@ -164,7 +159,7 @@ def count_deep_step(job: Job, text: float) -> tuple[int, int]:
     return tokens, two + (four - two) * (layers - 2) // 2
 
 
-def _made_up(job: Job, text: float) -> TrainingSet:
+def _made_up(job: PlannedRun, text: float) -> TrainingSet:
     """Return one batch of queries and all labels: texts of one length, images as the run's average items have them."""
     encoder = job.config.encoder
     prompt = make_prompt(
@@ -174,7 +169,7 @@ def _made_up(job: Job, text: float) -> TrainingSet:
         eos=1,
     )
 
-    def items(n: int, item: Item) -> Sequences:
+    def items(n: int, item: MeanItem) -> Sequences:
         images = _rows(n, item.images) if job.config.uses_images else None
         return Sequences(_rows(n, text), images, prompt, lambda rows: np.zeros((len(rows), job.image_dim), np.float16))
 
@@ -198,7 +193,7 @@ def main(config_dir: str = "config") -> None:
     for (dataset, name), run in runs.items():
         trains = run.needs_encoder and run.reuse is None and run.training.epochs
         if trains and world.datasets[dataset].expect is not None:
-            job = Job.of(world, dataset, run)
+            job = PlannedRun.of(world, dataset, run)
             wanted.setdefault(key_of(job), (f"{dataset}/{name}", job))
     for key, (name, job) in wanted.items():
         if key not in counts:

@@ -10,7 +10,7 @@ from vixml.config.limits import LINEAR_TERMS
 from vixml.data.lexical import DIM
 
 if TYPE_CHECKING:
-    from vixml.plan.cost import Job
+    from vixml.plan.cost import PlannedRun
 
 # Constants of vixml.retrieval, which needs torch; a test reads them there.
 COEFFICIENTS = 1 << 25  # of a linear model, at most
@@ -25,13 +25,9 @@ SETS = 4  # of vectors with images or hashed terms that a choice holds: two weig
 
 @dataclass(frozen=True)
 class Ranking:
-    """What it takes to rank labels for all test queries, as ``inference`` of a run says.
+    """Cost of ranking labels for all test queries, as ``inference`` of a run says."""
 
-    Attributes:
-        job: the run and its sizes.
-    """
-
-    job: Job
+    job: PlannedRun
 
     @property
     def method(self) -> str:

@@ -20,47 +20,33 @@ from vixml.config.targets import asked_runs
 from vixml.config.workflow import WorkflowConfig
 from vixml.errors import VixmlError
 from vixml.plan.assumptions import HARDWARE, TEXTS, UNKNOWN, VISION, Hardware, Kind
-from vixml.plan.cost import RESERVE, Cost, Job, Needs, index_cost, predict_cost, request, train_cost
+from vixml.plan.cost import RESERVE, Cost, PlannedRun, index_cost, predict_cost, train_cost
 from vixml.plan.shapes import shape_of
 
 RunKey = tuple[str, str, int]  # dataset, run, seed
+Runs = dict[tuple[str, str], RunConfig]  # by dataset and run
 BASE = Path("config/config.yaml")
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one dataset or one table.
-
-    Attributes:
-        name: as printed.
-        runs: the planned ones.
-        named: number in all; a table may name runs that this configuration leaves out.
-    """
+    """Runs of one dataset or one table."""
 
     name: str
-    runs: tuple[RunKey, ...]
-    named: int
+    runs: tuple[RunKey, ...]  # the planned ones
+    named: int  # number in all; a table may name runs that this configuration leaves out
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A table, in the order in which a budget buys them.
-
-    Attributes:
-        table: its name.
-        alone: its hours.
-        adds: its hours in addition to the tables before it.
-        hours: of all tables up to this one.
-        fits: whether these are within the budget.
-        fits_alone: whether this table by itself is.
-    """
+class PlannedTable:
+    """A table, in the order in which a budget buys them."""
 
     table: str
-    alone: float
-    adds: float
-    hours: float
-    fits: bool
-    fits_alone: bool
+    alone: float  # its hours
+    adds: float  # its hours in addition to the tables before it
+    hours: float  # of all tables up to this one
+    fits: bool  # whether these are within the budget
+    fits_alone: bool  # whether this table by itself is
 
 
 @dataclass(frozen=True)
@@ -97,7 +83,7 @@ class Plan:
         """Return the parts that need more memory than the device has."""
         return [name for name, cost in self.parts.items() if cost.gpu_memory_bytes > self.hardware.memory]
 
-    def choose(self, budget: float) -> list[Choice]:
+    def choose(self, budget: float) -> list[PlannedTable]:
         """Return the tables, each time the one that adds least, and whether each fits into ``budget`` hours.
 
         The order is greedy; a different choice might fit more tables.
@@ -111,17 +97,14 @@ class Plan:
             group = min(left, key=together)
             left.remove(group)
             total, alone = together(group), self.cost(group.runs).hours
-            found.append(Choice(group.name, alone, total - before, total, total <= budget, alone <= budget))
+            found.append(PlannedTable(group.name, alone, total - before, total, total <= budget, alone <= budget))
             taken += group.runs
             before = total
         return found
 
 
 def hours(text: str) -> float:
-    """Read a budget.
-
-    Raises:
-        VixmlError: not a time.
+    """Read a budget; VixmlError if it is no time.
 
     Example:
         >>> hours("24h"), hours("90 min"), hours("2d"), hours("7.5")
@@ -154,13 +137,9 @@ def choose_hardware(device: Kind, sustained: float | None = None) -> Hardware:
 def make_plan(
     workflow: WorkflowConfig, hardware: Hardware, results: Path | None = None, runs: Iterable[RunKey] | None = None
 ) -> Plan:
-    """Return the plan of a configuration.
+    """Return the plan of a configuration, or of some ``runs`` of it.
 
-    Args:
-        workflow: the configuration.
-        hardware: the machine.
-        results: the folder of results, whose tokens give the lengths of texts; None: they are not looked for.
-        runs: the runs to plan; None: those that the configuration asks for.
+    ``results``: the folder of results, whose tokens give the lengths of texts; None: they are not looked for.
 
     Raises:
         VixmlError: a dataset, language model or vision encoder whose cost cannot be counted.
@@ -178,7 +157,7 @@ def make_plan(
     tables = [_table(spec, keys, configs) for spec in load_tables(workflow.config_dir, workflow.tables)]
     tables = sorted((group for group in tables if group.runs), key=lambda group: _natural(group.name))
     encoding = dict.fromkeys((d, run) for d, run, _ in keys if configs[d, run].needs_encoder)
-    jobs = {key: Job.of(world, key[0], configs[key], results) for key in encoding}
+    jobs = {key: PlannedRun.of(world, key[0], configs[key], results) for key in encoding}
     bounds = tuple(dict.fromkeys(dataset for (dataset, _), job in jobs.items() if job.bound))
     trained = {key: job for key, job in jobs.items() if job.config.reuse is None and job.config.training.epochs}
     formula = tuple(f"{dataset}/{run}" for (dataset, run), job in trained.items() if job.counted is None)
@@ -186,11 +165,7 @@ def make_plan(
 
 
 def parts_of_run(
-    world: World,
-    configs: dict[tuple[str, str], RunConfig],
-    key: RunKey,
-    hardware: Hardware,
-    results: Path | None = None,
+    world: World, configs: Runs, key: RunKey, hardware: Hardware, results: Path | None = None
 ) -> Iterator[tuple[str, Cost]]:
     """Yield the parts of a run, with training and index of the run whose model it reuses and of those on which it is chosen.
 
@@ -199,7 +174,7 @@ def parts_of_run(
     """
     dataset, run, seed = key
     config = configs[dataset, run]
-    job = Job.of(world, dataset, config, results)
+    job = PlannedRun.of(world, dataset, config, results)
     if config.needs_encoder:
         model, length = config.encoder.model, config.encoder.max_len
         entry = world.text_models[model]
@@ -210,7 +185,7 @@ def parts_of_run(
         if config.needs_embeddings:
             yield from _image_parts(world, dataset, config.images.vision, most_images(dataset, configs), hardware)
         for trained in (config.reuse or run, *config.inference.chosen_on):
-            trained_job = Job.of(world, dataset, configs[dataset, trained], results)
+            trained_job = PlannedRun.of(world, dataset, configs[dataset, trained], results)
             yield f"train/{dataset}/{trained}/seed{seed}", train_cost(trained_job, hardware)
             yield f"index/{dataset}/{trained}/seed{seed}", index_cost(trained_job, hardware)
     yield f"predict/{dataset}/{run}/seed{seed}", predict_cost(job, hardware)
@@ -223,29 +198,21 @@ def _image_parts(world: World, dataset: str, vision: str, most: int, hardware: H
         yield name, Cost(disk_bytes=(4.0 + 2.0) * n * dim)  # float32 as fetched, float16 as kept
         return
     if vision not in VISION:
-        raise VixmlError(
-            "the cost of a vision encoder is not known",
-            where="VISION in src/vixml/plan/assumptions.py",
-            found=vision,
-            expected=", ".join(VISION),
-        )
+        what, where = "the cost of a vision encoder is not known", "VISION in src/vixml/plan/assumptions.py"
+        raise VixmlError(what, where=where, found=vision, expected=", ".join(VISION))
     yield f"images/{dataset}", Cost(disk_bytes=n * TEXTS.get(dataset, UNKNOWN).image_bytes)
     flop, memory = n * VISION[vision].flop, RESERVE + 4 * VISION[vision].parameters
     hours, disk = flop / hardware.speed(VISION[vision].width) / 3600, 2.0 * n * dim
     yield name, Cost(flop_encode=flop, hours=hours, disk_bytes=disk, gpu_memory_bytes=memory, host_memory_bytes=memory)
 
 
-def image_needs(
-    world: World, configs: dict[tuple[str, str], RunConfig], dataset: str, vision: str, *, gpu: bool, attempt: int = 1
-) -> Needs:
-    """Return what pooling a dataset's images asks a batch system for; twelve hours where it cannot be predicted."""
-    cost = None
-    if world.datasets[dataset].expect is not None and vision in VISION:
-        parts = dict(
-            _image_parts(world, dataset, vision, most_images(dataset, configs), HARDWARE["gpu" if gpu else "cpu"])
-        )
-        cost = parts[f"embeddings/{dataset}/{vision}"]
-    return request(cost, Needs(8000, 720), gpu=gpu, attempt=attempt)
+def image_cost(world: World, configs: Runs, dataset: str, vision: str, *, gpu: bool) -> Cost | None:
+    """Return the cost of pooling a dataset's images; None if it cannot be counted."""
+    if world.datasets[dataset].expect is None or vision not in VISION:
+        return None
+    hardware = HARDWARE["gpu" if gpu else "cpu"]
+    parts = dict(_image_parts(world, dataset, vision, most_images(dataset, configs), hardware))
+    return parts[f"embeddings/{dataset}/{vision}"]
 
 
 def n_images(world: World, dataset: str, most: int) -> float:
@@ -262,14 +229,14 @@ def n_images(world: World, dataset: str, most: int) -> float:
     return sum(n * (images or most * (entry.facts.get(share, 100.0) / 100)) for n, images, share in sides)
 
 
-def most_images(dataset: str, configs: dict[tuple[str, str], RunConfig]) -> int:
+def most_images(dataset: str, configs: Runs) -> int:
     """Return the largest ``images.per_item`` of all configured runs of a dataset, whichever are planned: they share images."""
     return max(
         (c.images.per_item for (name, _), c in configs.items() if name == dataset and c.needs_embeddings), default=0
     )
 
 
-def _table(spec: TableSpec, keys: Sequence[RunKey], configs: dict[tuple[str, str], RunConfig]) -> Group:
+def _table(spec: TableSpec, keys: Sequence[RunKey], configs: Runs) -> Group:
     """Return a table's planned runs; a row without a seed takes all seeds, as the table averages them."""
     found: dict[RunKey, None] = {}
     n_absent = 0

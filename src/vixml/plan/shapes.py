@@ -17,12 +17,10 @@ from vixml.errors import VixmlError
 from vixml.files import load_array
 from vixml.manifest import verify_file
 from vixml.plan.assumptions import ARCHITECTURES, TEXTS, UNKNOWN, Texts
-from vixml.training.mining import n_groups
+from vixml.training.mining import ITERATIONS, LARGE, MORE, n_groups
 
 GATED = {"llama", "qwen2", "qwen3", "gemma3_text"}
 PLAIN = {"bert", "distilbert"}
-LLOYD = 6  # iterations per level, as in vixml.training.clustering
-LARGE, LLOYD_LARGE = 4600, 24  # and for groups of this size or more
 # DistilBERT's keys -> those of the others.
 ALIASES = {"dim": "hidden_size", "n_layers": "num_hidden_layers", "n_heads": "num_attention_heads", "hidden_dim": "intermediate_size"}  # fmt: skip
 
@@ -31,28 +29,19 @@ ALIASES = {"dim": "hidden_size", "n_layers": "num_hidden_layers", "n_heads": "nu
 class Shape:
     """Sizes of a language model. A test compares its operations with those that torch counts.
 
-    Attributes:
-        layers: layers that a run keeps.
-        hidden: width of a token.
-        heads, kv_heads: attention heads, and those of keys and values.
-        head_dim: width of a head.
-        intermediate: width of the feed-forward part.
-        gated: whether that part has a gate beside the up projection.
-        embeddings: parameters of word, position and type embeddings.
-
     Example:
         >>> Shape(1, 4, 2, 1, 2, 8, True, 40).linear  # q and o 16 each, k and v 8 each, gate, up and down 32 each
         144
     """
 
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    intermediate: int
-    gated: bool
-    embeddings: int
+    layers: int  # layers that a run keeps
+    hidden: int  # width of a token
+    heads: int  # attention heads
+    kv_heads: int  # those of keys and values
+    head_dim: int  # width of a head
+    intermediate: int  # width of the feed-forward part
+    gated: bool  # whether that part has a gate beside the up projection
+    embeddings: int  # parameters of word, position and type embeddings
 
     @property
     def projections(self) -> list[tuple[int, int]]:
@@ -129,25 +118,17 @@ def shape_of(name: str, model: TextModel, layers: int | None = None) -> Shape:
 
 
 @dataclass(frozen=True)
-class Item:
-    """Mean sizes of a query or label.
+class MeanItem:
+    """Mean sizes of a query or label."""
 
-    Attributes:
-        text: tokens of its text.
-        computed: positions of its sequence that are computed for it alone.
-        attended: positions in its attention: those, and the prefix, which a decoder computes once per batch.
-        images: its images.
-        more: tokens that its text may have in addition, on average over the longest batch.
-    """
-
-    text: float
-    computed: float
-    attended: float
-    images: float
-    more: float = 0.0
+    text: float  # tokens of its text
+    computed: float  # positions of its sequence that are computed for it alone
+    attended: float  # positions in its attention: those, and the prefix, which a decoder computes once per batch
+    images: float  # its images
+    more: float = 0.0  # tokens that its text may have in addition, on average over the longest batch
 
 
-def items_of(texts: Texts, entry: Dataset, config: RunConfig, causal: bool) -> tuple[Item, Item]:
+def mean_items(texts: Texts, entry: Dataset, config: RunConfig, causal: bool) -> tuple[MeanItem, MeanItem]:
     """Return the average query and label of a run."""
     encoder, mining, n = config.encoder, config.mining, entry.expect.n_train if entry.expect else 0
     independent = float(config.training.batch_size)
@@ -156,14 +137,14 @@ def items_of(texts: Texts, entry: Dataset, config: RunConfig, causal: bool) -> t
         groups = max((n / n_groups(mining, n, epoch) for epoch in range(config.training.epochs)), default=1.0)
         independent = max(1.0, independent / groups)
 
-    def item(tokens: float | None, spread: float, images: float | None, share: str, template: str) -> Item:
+    def item(tokens: float | None, spread: float, images: float | None, share: str, template: str) -> MeanItem:
         text = float(encoder.max_len) if tokens is None else min(encoder.max_len, tokens + (0 if causal else 2))
         most = config.images.per_item * entry.facts.get(share, 100.0) / 100 if config.uses_images else 0.0
         n_images = most if images is None else min(images, most)
         prefix, in_template = _template_tokens(template, causal)
         computed = text + (n_images if config.images.fusion == "early" else 0.0) + in_template - prefix
         more = min(encoder.max_len - text, 3 * spread / math.sqrt(independent))
-        return Item(text, computed, computed + prefix, n_images, more)
+        return MeanItem(text, computed, computed + prefix, n_images, more)
 
     query = (texts.query_tokens, texts.query_spread, texts.query_images, "pct_train_queries_with_images")
     label = (texts.label_tokens, texts.label_spread, texts.label_images, "pct_labels_with_images")
@@ -218,4 +199,4 @@ def clustering_flop(n: int, groups: int, dim: int) -> float:
         return 0.0
     levels = math.ceil(math.log2(groups))
     large = min(levels, math.ceil(math.log2(n / LARGE))) if n > LARGE else 0
-    return 4.0 * n * dim * (LLOYD * (levels - large) + LLOYD_LARGE * large)
+    return 4.0 * n * dim * (ITERATIONS * (levels - large) + MORE * large)

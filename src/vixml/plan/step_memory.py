@@ -11,40 +11,24 @@ from typing import TYPE_CHECKING
 from vixml.files import sha256_json, write_text
 
 if TYPE_CHECKING:
-    from vixml.plan.cost import Job
+    from vixml.plan.cost import PlannedRun
 
 TABLE = Path(__file__).with_suffix(".csv")
 # Settings of an encoder that change no shape of a step, or only the number of its tokens.
 NO_SHAPE = {
-    "model",
-    "max_len",
-    "template",
-    "label_template",
-    "first_token",
-    "text_position",
-    "pooling",
-    "kernels",
-    "lora",
-}
+    "model", "max_len", "template", "label_template", "first_token", "text_position", "pooling", "kernels", "lora",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Count:
-    """Bytes of a step, without what is kept per label, at two numbers of tokens.
+    """Bytes of a step, without what is kept per label, at two numbers of tokens."""
 
-    Attributes:
-        run: one run that has them, ``dataset/run``.
-        few: tokens of the batch with short texts.
-        at_few: bytes at the peak.
-        many: tokens with texts at full length.
-        at_many: bytes at the peak.
-    """
-
-    run: str
-    few: int
-    at_few: int
-    many: int
-    at_many: int
+    run: str  # one run that has them, ``dataset/run``
+    few: int  # tokens of the batch with short texts
+    at_few: int  # bytes at the peak
+    many: int  # tokens with texts at full length
+    at_many: int  # bytes at the peak
 
     def bytes_at(self, tokens: float) -> float:
         """Return the bytes at a number of tokens, along the line through both; never below ``at_few``.
@@ -58,7 +42,7 @@ class Count:
         return self.at_few + slope * max(0.0, tokens - self.few)
 
 
-def key_of(job: Job) -> str:
+def key_of(job: PlannedRun) -> str:
     """Return a digest of everything that the memory of a step depends on, except its tokens and the number of labels."""
     config = job.config
     # Only a softmax over label vectors depends on the number of labels.

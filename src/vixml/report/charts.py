@@ -16,7 +16,7 @@ from typing import Any
 
 from vixml.errors import VixmlError
 from vixml.manifest import holds
-from vixml.report.results import Aggregate, Result, Results, aggregate
+from vixml.report.results import OLDER, Aggregate, Result, Results, aggregate
 
 # -- drawing ----------------------------------------------------------------------------------------------------------
 
@@ -170,36 +170,27 @@ PARTS = {
 
 @dataclass(frozen=True)
 class RunParts:
-    """One run's parts over its seeds, in percent.
-
-    Attributes:
-        values: (part, metric) -> of each group; None where it has no queries. Groups of labels, rarest first, and labels with
-            and without an image contribute to the metric, and add up to it; of queries it is the metric itself.
-    """
+    """One run's parts over its seeds, in percent."""
 
     run: str
     seeds: tuple[int, ...]
+    # (part, metric) -> of each group; None where it has no queries or labels. Groups of labels, rarest first, and labels with
+    # and without an image contribute to the metric, and add up to it; of queries it is the metric itself. Data without images
+    # have no parts by image.
     values: dict[tuple[str, str], tuple[Aggregate | None, ...]]
 
 
 @dataclass(frozen=True)
 class Breakdown:
-    """One dataset's runs.
-
-    Attributes:
-        groups: of labels of like frequency.
-        n_queries: with and without an image.
-        charts: of the runs ``compared``, as SVG text.
-        without: runs whose scores have no parts.
-    """
+    """One dataset's runs."""
 
     dataset: str
-    groups: tuple[dict[str, Any], ...]
-    n_queries: tuple[int, int]
-    charts: tuple[str, ...]
+    groups: tuple[dict[str, Any], ...]  # of labels of like frequency
+    n_queries: tuple[int, int]  # with and without an image
+    charts: tuple[str, ...]  # of the runs ``compared``, as SVG text
     compared: tuple[str, ...]
     runs: tuple[RunParts, ...]
-    without: tuple[str, ...]
+    without: tuple[str, ...]  # runs whose scores have no parts
 
 
 def breakdowns(results: Results, compare: Sequence[str]) -> list[Breakdown]:
@@ -224,12 +215,9 @@ def _breakdown(dataset: str, results: Results, compare: Sequence[str]) -> Breakd
     first, groups = found[0], _groups(found[0])
     for result in found:
         if _groups(result) != groups:
-            raise VixmlError(
-                "two results of one dataset are broken down over different groups of labels",
-                where=result.folder / "scores.json",
-                expected=f"the groups of {first.folder / 'scores.json'}",
-                hint="one of them belongs to an older corpus; snakemake runs it again",
-            )
+            what = "two results of one dataset are broken down over different groups of labels"
+            file, expected = result.folder / "scores.json", f"the groups of {first.folder / 'scores.json'}"
+            raise VixmlError(what, where=file, expected=expected, hint=OLDER)
     runs = tuple(_parts(run, results.of(dataset, run)) for run in whole)
     drawn, parts = [one for one in runs if one.run in compare], first.scores["breakdown"]
     return Breakdown(
@@ -258,10 +246,19 @@ def _parts(run: str, results: Sequence[Result]) -> RunParts:
         found = [result.scores["breakdown"][part] for result in results]
         groups = SIDES if isinstance(found[0], dict) else range(len(found[0]))
         for metric in metrics:
-            # Seeds share their queries, so either all have a value or none.
-            over_seeds = ([of[group].get("contribution", of[group])[metric] for of in found] for group in groups)
-            values[part, metric] = tuple(None if None in seeds else aggregate(seeds) for seeds in over_seeds)
+            # Seeds share their queries and labels, so either all have a value or none.
+            over_seeds = ([_value(of[group], metric) for of in found] for group in groups)
+            means = tuple(None if None in seeds else aggregate(seeds) for seeds in over_seeds)
+            if groups is not SIDES or means[0] is not None:
+                values[part, metric] = means
     return RunParts(run, tuple(result.seed for result in results), values)
+
+
+def _value(group: dict[str, Any], metric: str) -> float | None:
+    """Return what a group contributes to a metric, or a side's own value; None of a side without labels or queries."""
+    if group.get("n_labels") == 0 and "train_count" not in group:
+        return None
+    return group.get("contribution", group)[metric]
 
 
 def _frequency(count: Sequence[int] | None) -> str:
@@ -277,10 +274,13 @@ def _frequency(count: Sequence[int] | None) -> str:
 def _charts(runs: Sequence[RunParts]) -> Iterator[str]:
     for part, (metrics, title, x_label) in PARTS.items():
         for metric in metrics:
-            bars = [Bars(one.run, one.values[part, metric]) for one in runs]
-            n = len(bars[0].values)
-            groups = ["with an image", "without"] if part != "by_frequency" else [str(1 + group) for group in range(n)]
-            if all(None not in one.values for one in bars):  # a side without queries has no precision
+            found = ((one.run, one.values.get((part, metric), (None,))) for one in runs)
+            bars = [Bars(run, values) for run, values in found if None not in values]  # an empty side has no value
+            if bars:
+                n = len(bars[0].values)
+                groups = (
+                    ["with an image", "without"] if part != "by_frequency" else [str(1 + group) for group in range(n)]
+                )
                 yield bar_chart(groups, bars, title.format(metric), x_label)
 
 
@@ -288,11 +288,7 @@ def _charts(runs: Sequence[RunParts]) -> Iterator[str]:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Read a log: one JSON object per line, one line per epoch.
-
-    Raises:
-        VixmlError: a line that is not a JSON object (the line is named).
-    """
+    """Read a log: one JSON object per line, one line per epoch; an error names the line that is none."""
     lines = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:

@@ -1,4 +1,4 @@
-"""How inference was chosen, and what its probabilities are worth, for the report and the page that ``vixml fit`` prints."""
+"""Choice of inference, and quality of its probabilities, for the report and the page that ``vixml fit`` prints."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,9 @@ class Commands:
 
 
 def snakemake(folders: Iterable[Path], configfile: str = "") -> str:
-    r"""Return the command that makes these folders of one run: those of several seeds are one word, which the shell expands.
+    r"""Return the command that makes these folders of one run, or everything if there are none.
+
+    Folders of several seeds are one word, which the shell expands.
 
     Targets come first: every word after ``--configfile`` is taken for another file.
 
@@ -61,47 +64,37 @@ def snakemake(folders: Iterable[Path], configfile: str = "") -> str:
         snakemake --cores all a/seed{0,1}/s/manifest.json --configfile config/picto.yaml
         >>> print(snakemake([Path("a/seed0/s")]))
         snakemake --cores all a/seed0/s/manifest.json
+        >>> print(snakemake([], "my shop.yaml"))
+        snakemake --cores all --configfile 'my shop.yaml'
     """
     seeds: dict[str, list[str]] = {}
     for folder in folders:
         before, seed, after = re.fullmatch(r"(.*/seed)(\d+)(/.*)", folder.as_posix()).groups()
         seeds.setdefault(f"{before}%s{after}/{MANIFEST}", []).append(seed)
     words = [target % (found[0] if len(found) == 1 else f"{{{','.join(found)}}}") for target, found in seeds.items()]
-    return " ".join(["snakemake --cores all", *words, *(["--configfile", configfile] if configfile else [])])
+    return " ".join(
+        ["snakemake --cores all", *words, *(["--configfile", shlex.quote(configfile)] if configfile else [])]
+    )
 
 
 # -- our runs -------------------------------------------------------------------------------------------------------------
 
 
 class RunEvidence:
-    """One run, shown once however many cells rest on it; model and index may be those of a run that it reuses.
-
-    Attributes:
-        key: its anchor in the page.
-        metrics: those shown, each with its values and their summary.
-        more_metrics: the others.
-        command: makes exactly these scores again.
-        config: resolved, as JSON.
-        versions: of the packages that the scores depend on.
-        training: one sentence per trained seed on how long it took.
-        inputs: (path, SHA-256) of everything that its stages read, each once.
-        stages: (seed, manifest) of its finished stages.
-        last: manifest of the first seed's score.
-        indexes: (seed, facts) of each index of an approximate search, from the manifest of ``predict``.
-    """
+    """One run, shown once however many cells rest on it; model and index may be those of a run that it reuses."""
 
     def __init__(self, results: Sequence[Result], commands: Commands, shown: Sequence[str]) -> None:
         first = results[0]
         self.dataset, self.run, self.key = first.dataset, first.run, run_key(first.dataset, first.run)
         self.seeds = tuple(result.seed for result in results)
-        # A metric that some seeds lack has no summary over them; tables refuse it, here it is left out.
+        # Each with its values and their summary. A metric that some seeds lack has none; tables refuse it, here it is left out.
         names = [name for name in first.metrics if all(name in result.metrics for result in results)]
         values = {name: tuple(result.metrics[name] for result in results) for name in names}
         measured = {name: (name, seeds, aggregate(seeds)) for name, seeds in values.items()}
         self.metrics = tuple(measured[name] for name in shown if name in measured)
         self.more_metrics = tuple(metric for name, metric in measured.items() if name not in shown)
         self.command = snakemake([result.folder for result in results], commands.configfile)
-        self.training = tuple(_training(result) for result in results if result.training)
+        self.training = tuple(_training(result) for result in results if result.training)  # a sentence each
 
         found = {result.seed: _manifests(result) for result in results}
         config = next(iter(found[first.seed].values()))["config"]
@@ -109,13 +102,14 @@ class RunEvidence:
             config = config | found[first.seed]["predict"]["config"]  # the model's settings, overridden by this run's
         self.config = json.dumps(config, indent=2, ensure_ascii=False)
         self.versions = ", ".join(f"{package} {version}" for package, version in first.manifest["versions"].items())
+        # (seed, manifest) of each finished stage, and (path, SHA-256) of everything that these read, once.
         self.stages = tuple((seed, manifest) for seed, stages in found.items() for manifest in stages.values())
         self.last = found[first.seed]["score"]
         inputs = {one["path"]: one["sha256"] for _, manifest in self.stages for one in manifest["inputs"].values()}
         self.inputs = tuple(sorted(inputs.items()))
         predictions = {seed: stages["predict"] for seed, stages in found.items() if "predict" in stages}
         indexes = {seed: made["facts"].get("indexes", []) for seed, made in predictions.items()}
-        self.indexes = tuple((seed, one) for seed, found in indexes.items() for one in found)
+        self.indexes = tuple((seed, one) for seed, found in indexes.items() for one in found)  # of approximate searches
 
 
 def run_key(dataset: str, run: str) -> str:
@@ -177,7 +171,7 @@ DESCRIBED = {
 
 def row_key(table: Table, section: Section, row: Row) -> str:
     """Return the anchor of a published row: its table, section and place."""
-    return f"printed-{table.spec.id}-{table.sections.index(section) + 1}-{section.rows.index(row) + 1}"
+    return f"published-{table.spec.id}-{table.sections.index(section) + 1}-{section.rows.index(row) + 1}"
 
 
 def training_of(value: PublishedValue, runs: dict[str, TrainingRun]) -> str:

@@ -36,26 +36,18 @@ Kind = Literal["published", "line", "measured", "untrained"]
 
 @dataclass(frozen=True)
 class Point:
-    """One mark of the figure.
+    """One mark of the figure."""
 
-    Attributes:
-        kind: `published` value of the paper, published level `line`, `measured` run, `untrained` run (a level line).
-        value: the metric in percent; the mean over seeds.
-        sd: sample standard deviation over seeds, or None.
-        hours: measured training hours, mean over seeds; None where nobody tabulated or spent any.
-        seeds: (seed, hours, value) of each seed.
-    """
-
-    kind: Kind
+    kind: Kind  # `published` value of the paper, published level `line`, `measured` run, `untrained` run (a level line)
     dataset: str
     label: str
     run: str
     modality: str
     architecture: str
-    value: float
-    sd: float | None = None
-    hours: float | None = None
-    seeds: tuple[tuple[int, float | None, float], ...] = ()
+    value: float  # the metric in percent; the mean over seeds
+    sd: float | None = None  # sample standard deviation over seeds, or None
+    hours: float | None = None  # measured training hours, mean over seeds; None where nobody tabulated or spent any
+    seeds: tuple[tuple[int, float | None, float], ...] = ()  # (seed, hours, value) of each seed
 
 
 def points(spec: FigureSpec, published: Sequence[PublishedValue], results: Results) -> list[Point]:
@@ -163,7 +155,7 @@ def make_figures(scores: Sequence[Path], config_dir: Path, figures: Sequence[str
                 continue
             found = points(spec, published, results)
             write_text(work / f"{spec.id}.csv", to_csv(spec, found))
-            save(draw(spec, found), work / spec.id)
+            save(draw_panels(spec, found), work / spec.id)
 
 
 def _drawing(spec: FigureSpec | DrawingSpec, config_dir: Path) -> list[Path]:
@@ -194,7 +186,7 @@ def save(figure: Figure, stem: Path) -> None:
 # -- drawing a metric against training time -----------------------------------------------------------------------------
 
 
-def draw(spec: FigureSpec, found: Sequence[Point]) -> Figure:
+def draw_panels(spec: FigureSpec, found: Sequence[Point]) -> Figure:
     """Draw both panels: the paper's values without an hour axis, ours at their measured hours."""
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(10.4, 5.2), width_ratios=[1.1, 1.25], layout="constrained")

@@ -22,12 +22,7 @@ STARTED = " The earlier model that this training started from may have been trai
 def fitted_table(project: Project, dataset: str, runs: Sequence[str], seed: int, tagger: str) -> str:
     """Return the table as Markdown, a sentence on the best baseline, and one on how inference was chosen.
 
-    Args:
-        project: configuration and results.
-        dataset: of the runs.
-        runs: in the order of the table.
-        seed: of the runs.
-        tagger: the run that tags new items.
+    ``runs`` are in the order of the table; ``tagger`` is the one that tags new items.
 
     Raises:
         VixmlError: a run without a score.
@@ -65,8 +60,8 @@ def _against_baseline(project: Project, found: dict[str, Result], tagger: str) -
         return ""
     dataset = found[tagger].dataset
     corpus = Corpus.load(place("build-corpus", project.results, dataset=dataset))
-    first = [_first_hits(corpus, found[run]) for run in (tagger, best)]
-    gains = 100 * (first[0] - first[1])
+    first, other = (best_labels(corpus, found[run], 1)[1][:, 0].astype(np.float64) for run in (tagger, best))
+    gains = 100 * (first - other)
     gain, half = float(gains.mean()), 100.0
     if len(gains) > 1:
         half = t_quantile(len(gains) - 1) * float(gains.std(ddof=1)) / len(gains) ** 0.5
@@ -75,8 +70,10 @@ def _against_baseline(project: Project, found: dict[str, Result], tagger: str) -
     return f"{own}: {word} the best baseline, {label} ({gain:+.1f} ± {half:.1f} points of P@1)."
 
 
-def _first_hits(corpus: Corpus, result: Result) -> np.ndarray:
-    """Return whether the first label of each test item is true: (n,) float64."""
-    predicted = load_predictions(result.place("predict"), corpus.n("test"), corpus.n_labels)
-    chunks = hits_in_chunks(predicted.labels, corpus.labels("test"), corpus.filter("test"))
-    return np.concatenate([chunk.hits[:, 0] for chunk in chunks]).astype(np.float64)
+def best_labels(corpus: Corpus, result: Result, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a run's best labels, (n_test, at most k) ids, -1 for none, and which of them are true."""
+    # As in scoring, filtered labels are left out.
+    labels = load_predictions(result.place("predict"), corpus.n("test"), corpus.n_labels).labels
+    chunks = list(hits_in_chunks(labels, corpus.labels("test"), corpus.filter("test")))
+    labels, hits = ([getattr(chunk, of)[:, :k] for chunk in chunks] for of in ("labels", "hits"))
+    return np.concatenate(labels), np.concatenate(hits)

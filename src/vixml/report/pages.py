@@ -27,7 +27,18 @@ from vixml.config.tables import (
 )
 from vixml.errors import VixmlError
 from vixml.files import write_json, write_text
-from vixml.report.results import NOT_RUN, STATES, Aggregate, Results, difference, find, load, mean_sd, read_versioned
+from vixml.report.results import (
+    MIN_SEEDS,
+    NOT_RUN,
+    STATES,
+    Aggregate,
+    Results,
+    difference,
+    find_scores,
+    load,
+    mean_sd,
+    read_versioned,
+)
 from vixml.report.tables import Missing, Row, Section, Sources, Table, build_tables, missing_cost
 from vixml.text import duration, markdown, milliseconds, one_line, plain, size
 
@@ -105,7 +116,7 @@ def load_reference(path: Path | str) -> dict[str, Any]:
     return read_versioned(path, "write it again: vixml summary --results results --write-reference FILE")
 
 
-def value_of(row: dict[str, Any], metric: str) -> Aggregate | None:
+def metric_of(row: dict[str, Any], metric: str) -> Aggregate | None:
     """Return a metric of a row, if it has it."""
     value = row["metrics"].get(metric)
     return Aggregate(**value, n=row["n"]) if value else None
@@ -113,32 +124,25 @@ def value_of(row: dict[str, Any], metric: str) -> Aggregate | None:
 
 def number(row: dict[str, Any], metric: str) -> str:
     """Print one cell: mean and sample standard deviation."""
-    return mean_sd(value_of(row, metric), count=False, none="–" if row["n"] else NOT_RUN)
+    return mean_sd(metric_of(row, metric), count=False, none="–" if row["n"] else NOT_RUN)
 
 
 def interval(row: dict[str, Any], metric: str) -> str:
     """Print the 95 % t interval of a mean over seeds; a dash below three seeds."""
-    found = value_of(row, metric)
+    found = metric_of(row, metric)
     return "–" if found is None or found.low is None else f"{found.low:.1f} to {found.high:.1f}"
 
 
 def select_rows(summary: dict[str, Any], layout: TableSpec) -> dict[str, Any]:
-    """Return a reference file's content with the rows that a layout of ``config/summaries`` names, under its labels.
-
-    Raises:
-        VixmlError: a run that the reference file lacks.
-    """
+    """Return a reference file's content with the rows that a layout of ``config/summaries`` names; it must have them all."""
     found = {(row["dataset"], row["run"]): row for row in summary["rows"]}
     rows = []
     for block in layout.measured:
         for one in block.rows:
             if (block.dataset, one.run) not in found:
-                raise VixmlError(
-                    "a layout names a run that the reference file lacks",
-                    where=f"config/summaries/{layout.id}.yaml",
-                    found=f"{one.run} on {block.dataset}",
-                    expected=sorted(run for dataset, run in found if dataset == block.dataset),
-                )
+                what, where = "a layout names a run that the reference file lacks", f"config/summaries/{layout.id}.yaml"
+                known = sorted(run for dataset, run in found if dataset == block.dataset)
+                raise VixmlError(what, where=where, found=f"{one.run} on {block.dataset}", expected=known)
             rows.append({**found[block.dataset, one.run], "block": block.title, "label": one.label, "note": one.note})
     return {**summary, "metrics": list(layout.metrics), "rows": rows}
 
@@ -153,16 +157,20 @@ def readme_table(summary: dict[str, Any]) -> str:
             about = [interval(row, metrics[0]), duration(row["hours"])]
             about += [milliseconds(row.get("query_ms"))] * timed + [str(row["n"])]
             cells.append([plain(row["label"]), *(number(row, metric) for metric in metrics), *about])
-        heads = [plain(block), *metrics, f"95 % of {metrics[0]}", "training", *["query"] * timed, "seeds"]
+        heads = [plain(block), *metrics, f"95 % of {metrics[0]} over seeds", "training", *["query"] * timed, "seeds"]
         out.append(markdown(heads, cells))
-    return "\n".join([*out, origin_sentence(summary)]) + "\n"
+    return "\n".join([*out, origin_sentence(summary, intervals=True)]) + "\n"
 
 
-def origin_sentence(summary: dict[str, Any]) -> str:
-    """Return one paragraph on the meaning and the origin of the numbers."""
+def origin_sentence(summary: dict[str, Any], *, intervals: bool = False) -> str:
+    """Return one paragraph on the meaning and the origin of the numbers, with ``intervals`` also of those over seeds."""
     where = summary["origin"]
     queries = ", ".join(f"{n:,} test queries of {dataset}" for dataset, n in sorted(where["n_queries"].items()))
-    sentences = [f"Percent on {queries or 'nothing yet'}; mean ± sample standard deviation over seeds."]
+    seeds = max((row["n"] for row in summary["rows"]), default=0)
+    over = "; mean ± sample standard deviation over seeds" if seeds > 1 else ""
+    sentences = [f"Percent on {queries or 'nothing yet'}{over}."]
+    if intervals and seeds >= MIN_SEEDS:
+        sentences.append("The 95 % intervals are over seeds; the draw of test queries is not in them.")
     if any(row["verdict"] == "stand-in" for row in summary["rows"]):
         sentences.append("Stand-in data: none of these numbers confirms or refutes a number in the paper.")
     if where["commits"]:
@@ -174,29 +182,17 @@ def origin_sentence(summary: dict[str, Any]) -> str:
 
 
 def fill(text: str, content: str, where: object, place: str = PLACE) -> str:
-    """Return ``text`` with ``content`` between the markers of ``place``.
-
-    Raises:
-        VixmlError: a marker that is missing, or occurs more than once.
-    """
+    """Return ``text`` with ``content`` between the markers of ``place``; VixmlError unless each is there once."""
     begin, end = (f"<!-- {place}:{side} -->" for side in ("begin", "end"))
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise VixmlError(
-            "no place for the results table",
-            where=where,
-            expected=f"one line {begin} and below it one line {end}",
-            hint="add both lines where the table belongs",
-        )
+        what, expected = "no place for the results table", f"one line {begin} and below it one line {end}"
+        raise VixmlError(what, where=where, expected=expected, hint="add both lines where the table belongs")
     before, rest = text.split(begin)
     return f"{before}{begin}\n{content}{end}{rest.split(end)[1]}"
 
 
 def update_page(page: Path, contents: Mapping[str, str], what: str, check: bool) -> None:
-    """Put each content between the markers of its place in a page; with ``check``, only compare.
-
-    Raises:
-        VixmlError: a marker is missing; with ``check``, a page that is out of date.
-    """
+    """Put each content between the markers of its place in a page; with ``check``, a change is a VixmlError."""
     text = wanted = page.read_text(encoding="utf-8")
     for place, content in contents.items():
         wanted = fill(wanted, content, page, place)
@@ -225,9 +221,9 @@ def print_summary(summary: dict[str, Any], pages: Path | None = None, published:
     console = Console(highlight=False, markup=False, emoji=False)
     run = [row for row in summary["rows"] if row["n"]]
     for block, rows in groupby(run, key=lambda row: row["block"]):
-        table = RichTable(title=one_line(block), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table = RichTable(title=one_line(block), title_justify="left", box=SIMPLE_HEAD, padding=0)
         table.add_column("run", min_width=18, overflow="fold")
-        for metric in [*summary["metrics"], "time", "n"]:
+        for metric in [*summary["metrics"], "training", "seeds"]:
             table.add_column(metric, justify="right", no_wrap=True)
         for row in rows:
             # Without blanks around ±, four metrics fit on a terminal of 80 columns.
@@ -278,7 +274,7 @@ def summary(options: SummaryOptions) -> None:
         specs = [layout] if layout else load_tables(config_dir, options.tables)
         # Results of other runs may be of an older corpus.
         named = {(dataset, run) for spec in specs for dataset, run, _ in named_runs(spec.model_dump())}
-        results = load(options.scores or find(options.results, named))
+        results = load(options.scores or find_scores(options.results, named))
         if not results:
             raise VixmlError("no finished scores", where=options.results, hint="run the workflow first: make demo")
         sources = Sources.load(config_dir, results)
@@ -321,7 +317,7 @@ def on_picto(one: Comparison, rows: dict[str, dict[str, Any]]) -> list[str]:
     """Return both runs' P@1, their difference with its 95 % interval, and whether it has the sign that the paper claims."""
     if missing := ", ".join(run for run in one.runs if run not in rows):
         return ["–", "–", "–", f"not run: `{missing}`"]
-    ahead, behind = (value_of(rows[run], METRIC) for run in one.runs)
+    ahead, behind = (metric_of(rows[run], METRIC) for run in one.runs)
     gap, half = difference(ahead, behind)
     word = f"too few seeds ({ahead.n} and {behind.n})" if half is None else _word(gap, half, one.control)
     interval = "–" if half is None else f"{gap - half:+.1f} to {gap + half:+.1f}"
@@ -347,10 +343,11 @@ def pages(
 ) -> dict[str, str]:
     """Return the page's generated parts by their place."""
     sources = Sources.load(config_dir, Results())
+    discrepancies = [[row["where"], row["what"], row["action"]] for row in sources.reported("discrepancies")]
     return {
         "parts": _parts(sources),
         "shape": _shape(references, sources),
-        "discrepancies": _discrepancies(sources),
+        "discrepancies": markdown(["where", "what the sources say", "what is done here"], discrepancies, words=(1, 2)),
         "deviations": _deviations(deviations),
     }
 
@@ -375,10 +372,10 @@ def _parts(sources: Sources) -> str:
     heads = ["part", "what", "published cells", "without a run", "GPU time (H100)", "disk", "key"]
     total = missing.total
     in_all = (
-        f"All together {total.hours:,.0f} hours of one H100 with 80 GB and {size(total.disk_bytes)} of disk (predicted); what "
-        f"tables share counts once. No stage needs more than {size(total.gpu_memory_bytes)} on the GPU and "
-        f"{size(total.host_memory_bytes)} of main memory; a checkpoint takes up to {size(total.scratch_bytes)} of disk "
-        "more while a model trains."
+        f"In total, {total.hours:,.0f} hours of one H100 with 80 GB and {size(total.disk_bytes)} of disk (predicted); what "
+        f"several tables share counts once. No stage needs more than {size(total.gpu_memory_bytes)} on the GPU and "
+        f"{size(total.host_memory_bytes)} of main memory. While a model trains, its checkpoint takes up to "
+        f"{size(total.scratch_bytes)} of additional disk space."
     )
     return markdown(heads, rows, words=(1, 3, 6)) + f"\n{in_all}\n"
 
@@ -392,12 +389,7 @@ def _shape(references: Sequence[Path], sources: Sources) -> str:
     compared = load_comparisons(sources.registry.config_dir)
     rows = [[one.says, *in_the_paper(one, sources.published), *on_picto(one, found)] for one in compared]
     paper, picto = ["the paper says", "where", "paper: difference"], ["PICTO: the first", "the second"]
-    return markdown([*paper, *picto, "difference (95 %)", "on PICTO"], rows, words=(1, 6))
-
-
-def _discrepancies(sources: Sources) -> str:
-    rows = [[row["where"], row["what"], row["action"]] for row in sources.reported("discrepancies")]
-    return markdown(["where", "what the sources say", "what is done here"], rows, words=(1, 2))
+    return markdown([*paper, *picto, "difference (95 % over seeds)", "on PICTO"], rows, words=(1, 6))
 
 
 def _deviations(page: Path) -> str:

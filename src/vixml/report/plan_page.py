@@ -15,8 +15,8 @@ from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
 from vixml.files import read_json
 from vixml.plan.assumptions import HARDWARE, VISION, Kind
-from vixml.plan.cost import Cost, Job, count, train_cost
-from vixml.plan.plan import BASE, Choice, Group, Plan, choose_hardware, hours, make_plan, read_workflow
+from vixml.plan.cost import Cost, PlannedRun, count, train_cost
+from vixml.plan.plan import BASE, Group, Plan, PlannedTable, choose_hardware, hours, make_plan, read_workflow
 from vixml.plan.shapes import clustering_flop, shape_of
 from vixml.report.pages import load_reference, update_page
 from vixml.text import duration, markdown, plain, size
@@ -97,7 +97,7 @@ def by_run(plan: Plan) -> Lines:
     return ["run", *(group.name for group in plan.targets), "GPU mem.", "memory"], rows
 
 
-def purchases(choices: Sequence[Choice]) -> Lines:
+def purchases(choices: Sequence[PlannedTable]) -> Lines:
     """Return one line per table, in the order in which a budget buys them."""
     rows = [
         [c.table, *map(duration, (c.alone, c.adds, c.hours)), "yes" if c.fits else "alone" if c.fits_alone else "no"]
@@ -111,8 +111,8 @@ def notes(plan: Plan) -> list[str]:
     found = [
         f"Hours of {plan.hardware.name} ({plan.hardware.unit}); {plan.hardware.source}.",
         "Runs are counted per seed. What several runs share (a model, tokens, images, a training) counts once in each "
-        "line, so the lines do not add up to `all`. GPU memory and memory are the largest of any stage; a checkpoint takes "
-        f"up to {size(plan.total.scratch_bytes)} more disk while a model trains.",
+        "line, so the lines do not add up to `all`. GPU memory and main memory are those of the largest stage. While a model "
+        f"trains, its checkpoint takes up to {size(plan.total.scratch_bytes)} of additional disk space.",
     ]
     if plan.bounds:
         found.append(
@@ -121,16 +121,16 @@ def notes(plan: Plan) -> list[str]:
         )
     if plan.uncounted:
         found.append(
-            f"GPU memory of {len(plan.uncounted)} trainings is by formula, up to a fifth too low (late fusion: two thirds), not counted on the real step: "
-            f"{', '.join(plan.uncounted[:4])}{', ...' if len(plan.uncounted) > 4 else ''}. `python -m "
-            "vixml.plan.count_memory` counts those of config/."
+            f"GPU memory of {len(plan.uncounted)} trainings is not counted on the real step but follows from a formula, which "
+            f"may be up to a fifth too low (late fusion: two thirds): {', '.join(plan.uncounted[:4])}"
+            f"{', ...' if len(plan.uncounted) > 4 else ''}. `python -m vixml.plan.count_memory` counts those of config/."
         )
     if large := plan.too_large():
         found.append(f"More than the memory of {plan.hardware.name}: {', '.join(large)}.")
     return found
 
 
-def show(plan: Plan, choices: Sequence[Choice], budget: str | None) -> None:
+def show(plan: Plan, choices: Sequence[PlannedTable], budget: str | None) -> None:
     """Print a plan on a terminal of 80 columns."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -159,7 +159,7 @@ def show(plan: Plan, choices: Sequence[Choice], budget: str | None) -> None:
         console.print(sentence)
 
 
-def as_json(plan: Plan, choices: Sequence[Choice]) -> dict[str, Any]:
+def as_json(plan: Plan, choices: Sequence[PlannedTable]) -> dict[str, Any]:
     """Return a plan for programs: hours, operations, bytes."""
 
     def group(one: Group) -> dict[str, Any]:
@@ -200,7 +200,7 @@ def pages(plan: Plan, config_dir: Path | str) -> dict[str, str]:
         for way in ("ours, bf16", "ours, fp32")
         for case, flop in sustained_here(config_dir, BENCHMARK, way).items()
     ]
-    parts = ["part", "time (share of the data set)", "rows at the largest", "growth", "memory"]
+    parts = ["part", "time (share of the dataset)", "rows at the largest size", "growth", "memory"]
     host = [[what, f"{speed / 1e9:.1f}"] for what, speed in host_speed(REHEARSAL).items()]
     sizes = []
     for name, model in load_world(config_dir).text_models.items():
@@ -230,7 +230,7 @@ def sustained_here(config_dir: Path | str, benchmark: Path, way: str = "ours, bf
     for case, modality in (("text", "text"), ("images", "text+image")):
         settings = {"modality": modality, "prototype": {"free_vectors": 2048}, "mining": None}
         settings |= {"training": {"batch_size": measured["batch_size"], "epochs": 1}}
-        job = Job.of(world, "picto", RunConfig.model_validate(settings))
+        job = PlannedRun.of(world, "picto", RunConfig.model_validate(settings))
         speed = measured["cases"][case]["samples_per_second"][way]["median"]
         found[case] = speed * job.step_flop / job.trained_queries / measured["machine"]["threads"]
     return found
@@ -244,8 +244,8 @@ def known(config_dir: Path | str, reference: Path) -> list[tuple[str, str, str, 
     """
     world, runs, gpu = load_world(config_dir), load_runs(config_dir), HARDWARE["gpu"]
 
-    def job(dataset: str, run: str) -> Job:
-        return Job.of(world, dataset, runs[dataset, run])
+    def job(dataset: str, run: str) -> PlannedRun:
+        return PlannedRun.of(world, dataset, runs[dataset, run])
 
     found = []
     for _, line in read_csv(Path(config_dir) / "reported" / "other_facts.csv"):
@@ -301,10 +301,6 @@ def rehearsed(rehearsal: Path) -> list[list[str]]:
 
 def _run_of(fact: dict[str, str]) -> tuple[str, str]:
     if not fact["run"]:
-        raise VixmlError(
-            "a published time without a run",
-            where="config/reported/other_facts.csv",
-            found=fact["item"],
-            hint="name our run in its columns `dataset` and `run`",
-        )
+        what, hint = "a published time without a run", "name our run in its columns `dataset` and `run`"
+        raise VixmlError(what, where="config/reported/other_facts.csv", found=fact["item"], hint=hint)
     return fact["dataset"], fact["run"]

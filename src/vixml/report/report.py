@@ -22,15 +22,25 @@ from PIL import Image
 from vixml.config.tables import FigureSpec, load_any_tables, load_figures
 from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
-from vixml.evaluation.metrics import hits_in_chunks
-from vixml.evaluation.predictions import load_predictions
 from vixml.files import write_text
 from vixml.images.store import ImageStore
 from vixml.manifest import MANIFEST, holds
 from vixml.provenance import stage
 from vixml.report.charts import breakdowns, curves
 from vixml.report.chosen import chosen_runs
-from vixml.report.evidence import DESCRIBED, PAPER, Commands, command, device, evidence, row_key, run_key, training_of
+from vixml.report.evidence import (
+    DESCRIBED,
+    PAPER,
+    Commands,
+    command,
+    device,
+    evidence,
+    row_key,
+    run_key,
+    snakemake,
+    training_of,
+)
+from vixml.report.fitted import best_labels
 from vixml.report.pages import interval, number, origin_sentence, summarise
 from vixml.report.results import GREEN, MEANING, STATES, Result, Results, load, mean_sd, stage_inputs
 from vixml.report.tables import Measured, Row, Section, Sources, build_tables, missing_cost
@@ -45,7 +55,7 @@ PIXELS = 128  # images are shown at 56: enough for a sharp screen, and the page 
 
 
 @dataclass(frozen=True)
-class Answer:
+class GalleryAnswer:
     """One run's best labels for a query: (text, whether it is true)."""
 
     run: str
@@ -58,14 +68,14 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Query:
+class GalleryQuery:
     """One query of the gallery; images are data URIs with their alternative text."""
 
     row: int
     text: str
     images: tuple[tuple[str, str], ...]
     truth: tuple[str, ...]
-    answers: tuple[Answer, ...]
+    answers: tuple[GalleryAnswer, ...]
 
 
 @dataclass(frozen=True)
@@ -76,12 +86,12 @@ class Part:
     title: str
     rule: str
     by_outcome: bool
-    queries: tuple[Query, ...]
+    queries: tuple[GalleryQuery, ...]
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Which runs answered (with the seed, None if it was not run), how they compare on all queries, and the parts."""
+    """Runs that answered (with the seed, None if it was not run), their comparison on all queries, and the parts."""
 
     dataset: str
     runs: tuple[tuple[str, int | None], ...]
@@ -89,7 +99,7 @@ class Gallery:
     parts: tuple[Part, ...]
 
 
-def sample(n_test: int) -> np.ndarray:
+def gallery_rows(n_test: int) -> np.ndarray:
     """Return the rows shown: (at most 12,) int64 ascending, drawn without looking at any result."""
     return np.sort(np.random.default_rng(SEED).permutation(n_test)[:N_QUERIES])
 
@@ -118,24 +128,26 @@ def gallery(corpus_dir: Path, images_dir: Path, compare: Sequence[str], results:
     corpus, store = Corpus.load(corpus_dir), ImageStore.open(images_dir)
     dataset = Path(corpus_dir).absolute().parent.name
     found = {run: next(iter(results.of(dataset, run)), None) for run in compare}
-    tops = {run: _top(result, corpus) for run, result in found.items() if result is not None}
+    tops = {run: best_labels(corpus, result, N_LABELS) for run, result in found.items() if result is not None}
     texts, names = corpus.texts("test"), corpus.texts("label")
     truth, images = corpus.labels("test"), corpus.images("test")
 
-    def answer(run: str, row: int) -> Answer:
+    def answer(run: str, row: int) -> GalleryAnswer:
         labels, hits = (table[row].tolist() for table in tops[run])
-        return Answer(run, tuple((names[label], hit) for label, hit in zip(labels, hits, strict=True) if label >= 0))
+        return GalleryAnswer(
+            run, tuple((names[label], hit) for label, hit in zip(labels, hits, strict=True) if label >= 0)
+        )
 
-    def query(row: int) -> Query:
+    def query(row: int) -> GalleryQuery:
         shown = [image for image in images.row(row).tolist() if image not in store.missing][:N_IMAGES]
         uris = [
             (_data_uri(store.read(image)), f"{texts[row]}, image {number} of {len(shown)}")
             for number, image in enumerate(shown, start=1)
         ]
         named = tuple(names[label] for label in sorted(truth.row(row).tolist()))
-        return Query(row, texts[row], tuple(uris), named, tuple(answer(run, row) for run in tops))
+        return GalleryQuery(row, texts[row], tuple(uris), named, tuple(answer(run, row) for run in tops))
 
-    n_test, blind = corpus.n("test"), sample(corpus.n("test")).tolist()
+    n_test, blind = corpus.n("test"), gallery_rows(corpus.n("test")).tolist()
     rule = (
         f"{len(blind)} of {n_test:,} test queries of {dataset}, drawn at random with seed {SEED} before any "
         "result was looked at; all of them are shown, in the order of the file."
@@ -160,15 +172,6 @@ def gallery(corpus_dir: Path, images_dir: Path, compare: Sequence[str], results:
     return Gallery(dataset, runs, balance, tuple(parts))
 
 
-def _top(result: Result, corpus: Corpus) -> tuple[np.ndarray, np.ndarray]:
-    """Return a run's best labels, (n_test, at most 5) ids, -1 for none, and which of them are true."""
-    labels = load_predictions(result.place("predict"), corpus.n("test"), corpus.n_labels).labels
-    # As in scoring, filtered labels are left out.
-    chunks = list(hits_in_chunks(labels, corpus.labels("test"), corpus.filter("test")))
-    labels, hits = ([getattr(chunk, of)[:, :N_LABELS] for chunk in chunks] for of in ("labels", "hits"))
-    return np.concatenate(labels), np.concatenate(hits)
-
-
 def _data_uri(png: bytes) -> str:
     """Return an image as part of the page, made smaller where it is larger than shown."""
     with Image.open(io.BytesIO(png)) as image:
@@ -191,7 +194,6 @@ class ReportOptions:
 
     name: str = "demo"
     description: str = ""
-    command: str = "make demo"
     figures: Path | None = None
     corpus: Path | None = None
     images: Path | None = None
@@ -220,7 +222,7 @@ def make_report(
     results = load(scores)
     inputs = stage_inputs(results, config_dir, "table", tables) | _folders(results, config_dir, options)
     inputs |= options.measured.named()
-    config = {name: getattr(options, name) for name in ("name", "description", "command", "configfile")}
+    config = {name: getattr(options, name) for name in ("name", "description", "configfile")}
     config |= {"compare": list(options.compare), "side_by_side": list(options.side_by_side), "tables": list(tables)}
     with stage(out, "make-report", config=config, inputs=inputs, as_read=["images"]) as work:
         write_text(work / "report.html", page(context(results, config_dir, tables, options)))
@@ -254,6 +256,7 @@ def context(results: Results, config_dir: Path, tables: Sequence[str], options: 
         shown = gallery(options.corpus, options.images, options.compare, results)
     commands = Commands.load(config_dir, options.configfile)
     compared = any(table.compared for table in built)
+    demo = options.name == "demo" and not options.configfile
     stand_ins = {sources.registry.title(row["dataset"]) for row in found["rows"] if row["verdict"] == "stand-in"}
 
     def interval_of(row: dict[str, Any], metric: str) -> str:
@@ -284,7 +287,7 @@ def context(results: Results, config_dir: Path, tables: Sequence[str], options: 
         "n_left": len(main["rows"]) - len(ran),
         "interval": interval_of,
         "of_one_seed": any(row["n"] == 1 for row in ran),
-        "origin": origin_sentence(found),
+        "origin": origin_sentence(found, intervals=True),
         "stand_ins": sorted(stand_ins),
         "figures": _figures(options.figures, config_dir),
         "curves": _curves(results),
@@ -295,6 +298,7 @@ def context(results: Results, config_dir: Path, tables: Sequence[str], options: 
         "described": DESCRIBED,
         "training_of": lambda value: training_of(value, sources.runs),
         "command_for": command_for,
+        "again": "make demo" if demo else snakemake([], options.configfile),
     }
 
 

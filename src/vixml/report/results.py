@@ -186,39 +186,31 @@ def t_quantile(df: int) -> float:
 
 SCHEMA_VERSION = 1  # of scores, trainings, latencies and summaries
 STALE = "run its stage again with this version of vixml"
+OLDER = "one of them belongs to an older corpus; snakemake runs it again"
 KEYS = ("dataset", "run", "seed", "split", "metrics", "n_queries")
 TRAINED = ("train", "build-index")  # stages whose folders a run that reuses a model shares with the run that trained it
 
 
 @dataclass(frozen=True)
 class Result:
-    """The score of one run with one seed on one split.
-
-    Attributes:
-        metrics: name -> percent.
-        trained_as: the run whose trained model was used: itself, or the one that it reuses.
-        hours: measured training time without set-up, of that model and of other trainings that inference was chosen on, or of
-            a model that prediction fitted; None without training.
-        query_ms: measured milliseconds that a test query takes in bulk, from tokens and image embeddings to ranked labels; None
-            where it was not measured.
-        training: the rest of its ``training.json`` (device, precision, steps, ...), or empty.
-        manifest: of the score folder: commit, versions, machine, time.
-        folder: of the score.
-        scores: the whole of its ``scores.json``.
-    """
+    """The score of one run with one seed on one split."""
 
     dataset: str
     run: str
     seed: int
     split: str
-    metrics: dict[str, float]
+    metrics: dict[str, float]  # name -> percent
     n_queries: int
-    trained_as: str
+    trained_as: str  # the run whose trained model was used: itself, or the one that it reuses
+    # Measured training time without set-up, of that model and of other trainings that inference was chosen on, or of a
+    # model that prediction fitted; None without training
     hours: float | None
-    training: dict[str, Any]
-    manifest: dict[str, Any]
-    folder: Path
-    scores: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any]  # the rest of its ``training.json`` (device, precision, steps, ...), or empty
+    manifest: dict[str, Any]  # of the score folder: commit, versions, machine, time
+    folder: Path  # of the score
+    scores: dict[str, Any] = field(default_factory=dict)  # the whole of its ``scores.json``
+    # Measured milliseconds that a test query takes in bulk, from tokens and image embeddings to ranked labels; None
+    # where it was not measured
     query_ms: float | None = None
 
     @property
@@ -261,9 +253,9 @@ class Results:
         return tuple(r for r in found if seed is None or r.seed == seed)
 
 
-def find(results_dir: Path | str, runs: Collection[tuple[str, str]], split: str = "test") -> list[Path]:
-    """Return the finished score folders of ``runs``, by dataset and name, below ``results_dir``, sorted."""
-    found = [(path, names) for path, names in stages.find("score", results_dir) if names["split"] == split]
+def find_scores(results_dir: Path | str, runs: Collection[tuple[str, str]]) -> list[Path]:
+    """Return the finished folders of test scores of ``runs``, by dataset and name, below ``results_dir``, sorted."""
+    found = [(path, names) for path, names in stages.find("score", results_dir) if names["split"] == "test"]
     return [path for path, names in found if (names["dataset"], names["run"]) in runs and (path / MANIFEST).exists()]
 
 
@@ -288,13 +280,9 @@ def load(folders: Iterable[Path | str], split: str = "test") -> Results:
         add_once(paths, result.key, path, "two results for one run and seed", "name each score folder once")
         other = first.setdefault(result.dataset, result)
         if other.n_queries != result.n_queries:
-            raise VixmlError(
-                "two results of one dataset were scored on different queries",
-                where=path,
-                found=f"{result.n_queries} queries",
-                expected=f"{other.n_queries}, as in {other.folder}",
-                hint="one of them belongs to an older corpus; snakemake runs it again",
-            )
+            what = "two results of one dataset were scored on different queries"
+            found, expected = f"{result.n_queries} queries", f"{other.n_queries}, as in {other.folder}"
+            raise VixmlError(what, where=path, found=found, expected=expected, hint=OLDER)
     results.sort(key=lambda result: result.key)
     return Results({key: tuple(found) for key, found in groupby(results, key=lambda result: result.key[:2])})
 
@@ -324,13 +312,8 @@ def read_one(folder: Path | str) -> Result:
         raise VixmlError("a score lacks a key", where=path, found=f"no {', '.join(missing)}", expected=", ".join(KEYS))
     for name, value in scores["metrics"].items():
         if not isinstance(value, int | float) or not math.isfinite(value) or not 0 <= value <= 100:
-            raise VixmlError(
-                "a metric is not a percentage",
-                where=f"{path}: metrics.{name}",
-                found=value,
-                expected="a number from 0 to 100",
-                hint="score the run again",
-            )
+            what, where, hint = "a metric is not a percentage", f"{path}: metrics.{name}", "score the run again"
+            raise VixmlError(what, where=where, found=value, expected="a number from 0 to 100", hint=hint)
     content = place("score", "", **{key: scores[key] for key in ("dataset", "run", "seed", "split")})
     actual = Path(*folder.absolute().parts[-len(content.parts) :])
     what = "a score folder holds the score of something else"
@@ -367,13 +350,20 @@ def _training(result: Result) -> tuple[dict[str, Any], float | None]:
         return {}, None
     verify_file(path)
     training = read_versioned(path, STALE)
-    return training, _hours(training, path)
+    # A run of 0 epochs has a model folder too, but nothing was trained and no time is to be plotted.
+    if not training.get("steps"):
+        return training, None
+    seconds = training.get("seconds")
+    if not isinstance(seconds, int | float) or not math.isfinite(seconds) or seconds <= 0:
+        what, expected = "a training has no valid time", "seconds of training, above 0"
+        raise VixmlError(what, where=f"{path}: seconds", found=seconds, expected=expected, hint="train the run again")
+    return training, float(seconds) / 3600
 
 
 def _query_ms(result: Result, predicted: dict[str, Any]) -> float | None:
     """Return what encoding and ranking a query took, or ranking alone where nothing is encoded."""
     found = [predicted]
-    if "index" in found[0].get("inputs", {}):
+    if "index" in predicted.get("inputs", {}):
         found.append(_manifest(result.place("build-index")))
     taken = [made.get("facts", {}).get("milliseconds_per_query") for made in found]
     return None if None in taken else sum(taken)
@@ -401,22 +391,6 @@ def read_versioned(path: Path | str, hint: str) -> dict[str, Any]:
     return value
 
 
-def _hours(training: dict[str, Any], path: Path) -> float | None:
-    # A run of 0 epochs has a model folder too, but nothing was trained and no time is to be plotted.
-    if not training.get("steps"):
-        return None
-    seconds = training.get("seconds")
-    if not isinstance(seconds, int | float) or not math.isfinite(seconds) or seconds <= 0:
-        raise VixmlError(
-            "a training has no valid time",
-            where=f"{path}: seconds",
-            found=seconds,
-            expected="seconds of training, above 0",
-            hint="train the run again",
-        )
-    return float(seconds) / 3600
-
-
 def metric_over_seeds(results: Sequence[Result], metric: str) -> Aggregate | None:
     """Summarise one metric over a run's seeds; None if there are none.
 
@@ -427,12 +401,8 @@ def metric_over_seeds(results: Sequence[Result], metric: str) -> Aggregate | Non
         return None
     for result in results:
         if metric not in result.metrics:
-            raise VixmlError(
-                f"a score has no {metric}, which a table needs",
-                where=result.folder / "scores.json",
-                found=", ".join(result.metrics),
-                hint="score the run again with this metric",
-            )
+            what, hint = f"a score has no {metric}, which a table needs", "score the run again with this metric"
+            raise VixmlError(what, where=result.folder / "scores.json", found=", ".join(result.metrics), hint=hint)
     return aggregate([result.metrics[metric] for result in results])
 
 

@@ -19,17 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from vixml.config.published import (
-    PublishedValue,
-    TrainingRun,
-    has_published,
-    load_published,
-    load_training_runs,
-    read_csv,
-    select_one,
-)
+from vixml.config.published import PublishedValue, TrainingRun, load_published, load_training_runs, read_csv, select_one
 from vixml.config.tables import ClaimRow, FactsSpec, MeasuredRow, TableSpec, load_any_tables, named_runs
-from vixml.config.tables import Row as PublishedRow
+from vixml.config.tables import PaperRow as PublishedRow
 from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
 from vixml.plan.assumptions import HARDWARE
@@ -55,52 +47,30 @@ SEEDS_OF_SD = 5  # the paper's
 
 @dataclass(frozen=True)
 class Cell:
-    """One column of one row: the published value, ours, and the verdict.
+    """One column of one row: the published value, ours, and the verdict."""
 
-    Attributes:
-        column: its heading; of a score, the metric.
-        published: as printed; empty where nothing was published.
-        ours: a score over seeds, or a text; None where there is nothing of ours.
-        verdict: of the two.
-        entry: of a published score, that of reported_results.csv.
-    """
-
-    column: str
-    published: str
-    ours: Aggregate | str | None
-    verdict: Verdict
-    entry: PublishedValue | None = None
+    column: str  # its heading; of a score, the metric
+    published: str  # as printed; empty where nothing was published
+    ours: Aggregate | str | None  # a score over seeds, or a text; None where there is nothing of ours
+    verdict: Verdict  # of the two
+    entry: PublishedValue | None = None  # of a published score, that of reported_results.csv
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a section; all but the first three attributes belong to scores.
+    """One row of a section; all but the first three attributes belong to scores."""
 
-    Attributes:
-        label: its heading.
-        cells: in the order of the table's columns; some may be missing.
-        note: a remark.
-        block: the heading of its group of rows.
-        params: size of the language model, as printed.
-        run: our run, or None where no run repeats the row.
-        paper_run: the paper's training run.
-        seed: the one seed that it shows, or None for all.
-        seeds: of the results.
-        hours: of training, over seeds.
-        query_ms: milliseconds per query, over seeds.
-    """
-
-    label: str
-    cells: tuple[Cell, ...]
-    note: str = ""
-    block: str = ""
-    params: str = ""
-    run: str | None = None
-    paper_run: str | None = None
-    seed: int | None = None
-    seeds: tuple[int, ...] = ()
-    hours: Aggregate | None = None
-    query_ms: Aggregate | None = None
+    label: str  # its heading
+    cells: tuple[Cell, ...]  # in the order of the table's columns; some may be missing
+    note: str = ""  # a remark
+    block: str = ""  # the heading of its group of rows
+    params: str = ""  # size of the language model, as printed
+    run: str | None = None  # our run, or None where no run repeats the row
+    paper_run: str | None = None  # the paper's training run
+    seed: int | None = None  # the one seed that it shows, or None for all
+    seeds: tuple[int, ...] = ()  # of the results
+    hours: Aggregate | None = None  # of training, over seeds
+    query_ms: Aggregate | None = None  # milliseconds per query, over seeds
 
     @property
     def verdict(self) -> str:
@@ -168,14 +138,17 @@ class Section:
 class Table:
     """One table, ready to print.
 
-    ``columns`` are the headings of its cells, for scores the metrics. ``compared``: whether there are published values; a
-    user's own data has none.
+    ``columns`` are the headings of its cells, for scores the metrics.
     """
 
     spec: TableSpec | FactsSpec
     columns: tuple[str, ...]
     sections: tuple[Section, ...]
-    compared: bool
+
+    @property
+    def compared(self) -> bool:
+        """Return whether it has published values; without them there are no verdicts to print."""
+        return any(section.published for section in self.sections)
 
     @property
     def scored(self) -> bool:
@@ -208,11 +181,7 @@ class Measured:
 
     @classmethod
     def of(cls, corpora: Sequence[Path], latencies: Sequence[Path]) -> Measured:
-        """Name each corpus by its dataset, the name of its parent folder.
-
-        Raises:
-            VixmlError: two corpora of one dataset.
-        """
+        """Name each corpus by its dataset, the name of its parent folder; two of one dataset are an error."""
         found: dict[str, Path] = {}
         for folder in map(Path, corpora):
             dataset = folder.absolute().parent.name
@@ -237,14 +206,13 @@ class Sources:
     registry: Registry
     results: Results
     measured: Measured
-    costs: dict[tuple[str, str], str] = field(default_factory=dict)  # predicted, filled as they are asked for
 
     @classmethod
-    def load(cls, config_dir: Path | str, results: Results, measured: Measured | None = None) -> Sources:
+    def load(cls, config_dir: Path | str, results: Results, measured: Measured = Measured()) -> Sources:
         """Read the published numbers, where the folder has any, and the registry."""
-        published = load_published(config_dir) if has_published(config_dir) else []
+        published = load_published(config_dir) if (Path(config_dir) / "reported").exists() else []
         runs = load_training_runs(config_dir) if published else {}
-        return cls(published, runs, Registry(config_dir), results, measured or Measured())
+        return cls(published, runs, Registry(config_dir), results, measured)
 
     def reported(self, name: str) -> list[dict[str, str]]:
         """Return the rows of a CSV file of ``config/reported``."""
@@ -271,7 +239,7 @@ def _build(spec: TableSpec | FactsSpec, sources: Sources) -> Table:
     else:
         columns, build = FACTS[spec.facts]
         sections = build(spec, sources)
-    return Table(spec, columns, tuple(section for section in sections if section.rows), bool(sources.published))
+    return Table(spec, columns, tuple(section for section in sections if section.rows))
 
 
 # -- scores -------------------------------------------------------------------------------------------------------------
@@ -314,21 +282,15 @@ def _place(spec: TableSpec, published: Sequence[PublishedValue]) -> list[Placed]
                     )
                 taken.add(id(value))
             if not values:
-                raise VixmlError(
-                    f"a row selects no published cell of {spec.paper_table}",
-                    where=f"{where}: row {row.label!r}",
-                    found=row.published,
-                    hint="compare with reported/reported_results.csv of this configuration's folder",
-                )
+                what = f"a row selects no published cell of {spec.paper_table}"
+                hint = "compare with reported/reported_results.csv of this configuration's folder"
+                raise VixmlError(what, where=f"{where}: row {row.label!r}", found=row.published, hint=hint)
             placed.append((block.title, row, values))
     for one in published:
         if id(one) not in taken or one.dataset not in spec.datasets or one.metric not in spec.metrics:
-            raise VixmlError(
-                "a published cell has no place in the table",
-                where=where,
-                found=f"{one.dataset} {one.metric} {one.printed}: {one.row['method']}, {one.row['backbone']}",
-                hint="add its row, dataset or metric",
-            )
+            what, hint = "a published cell has no place in the table", "add its row, dataset or metric"
+            found = f"{one.dataset} {one.metric} {one.printed}: {one.row['method']}, {one.row['backbone']}"
+            raise VixmlError(what, where=where, found=found, hint=hint)
     return placed
 
 
@@ -341,21 +303,23 @@ def _score_row(
 ) -> Row:
     """Return a row with a cell per metric: each beside its published value, where the paper has the row."""
     results, registry = sources.results.of(dataset, row.run, row.seed), sources.registry
-    stand_in = registry.stand_in(dataset, row.run) if row.run else None
+    own = registry.own_data(dataset)
+    stand_in = registry.stand_in(dataset, row.run) if row.run and not own else None
     blocked, cost = registry.blocked(dataset, row.run), _cost(row, dataset, next(iter(wanted.values())), sources)
     cells = []
     for metric, value in wanted.items():
         ours = metric_over_seeds(results, metric)
         if value is not None:
             quoted = "the paper quotes this number from others" if value.quoted else None
-            differ = registry.own_data(dataset) or quoted
-            how = {"stand_in": stand_in, "blocked": blocked, "not_comparable": differ, "cost": cost}
+            how = {"stand_in": stand_in, "blocked": blocked, "not_comparable": own or quoted, "cost": cost}
             cells.append(Cell(metric, value.printed, ours, judge(ours, value.value, value.decimals, **how), value))
         elif ours is not None and not sources.published:
             # Nothing was published at all, so there is nothing to stand in for.
             cells.append(Cell(metric, "", ours, Verdict("not-comparable")))
         else:
-            cells.append(Cell(metric, "", ours, judge(ours, None, stand_in=stand_in, blocked=blocked)))
+            cells.append(
+                Cell(metric, "", ours, judge(ours, None, stand_in=stand_in, blocked=blocked, not_comparable=own))
+            )
     seeds = tuple(result.seed for result in results)
     about |= {name: over_seeds(results, name) for name in ("hours", "query_ms")}
     return Row(row.label, tuple(cells), run=row.run, seed=row.seed, seeds=seeds, **about)
@@ -368,9 +332,7 @@ def _cost(row: PublishedRow | MeasuredRow, dataset: str, value: PublishedValue |
     world, key = sources.registry.world, (dataset, row.run)
     entry, config = world.datasets.get(dataset), sources.registry.runs.get(key)
     if entry is not None and entry.expect is not None and config is not None and config.needs_encoder:
-        if key not in sources.costs:
-            sources.costs[key] = predicted(world, dataset, config, HARDWARE["gpu"])
-        return sources.costs[key]
+        return predicted(world, dataset, config, HARDWARE["gpu"])
     if (run := sources.runs.get(value.run or "")) is None:
         return ""
     sizes = {line["dataset"]: int(line["n_train"]) for line in sources.reported("datasets")}
@@ -571,13 +533,9 @@ def _timed_runs(folders: Sequence[Path]) -> dict[tuple[str, str], dict[str, Any]
         timed = read_versioned(path, "measure it again")
         for step, times in timed["milliseconds"].items():
             if not 0 < times["low"] <= times["median"] <= times["high"] < math.inf:
-                raise VixmlError(
-                    "a latency is no time",
-                    where=f"{path}: milliseconds.{step}",
-                    found=times,
-                    expected="0 < low <= median <= high",
-                    hint="measure it again",
-                )
+                what, where = "a latency is no time", f"{path}: milliseconds.{step}"
+                expected = "0 < low <= median <= high"
+                raise VixmlError(what, where=where, found=times, expected=expected, hint="measure it again")
         key = (timed["dataset"], timed["run"])
         add_once(paths, key, path, "two latencies of one run", "name each run's once")
         found[key] = timed
@@ -598,12 +556,9 @@ def _claims(spec: FactsSpec, sources: Sources) -> Iterator[Section]:
     if published.keys() != asked.keys():
         odd = sorted(published.keys() ^ asked.keys())[0]
         holder = "the table" if odd in asked else sources.registry.config_dir / "reported" / "other_facts.csv"
-        raise VixmlError(
-            "the table of claims and other_facts.csv have different sentences",
-            where=f"config/tables/{spec.id}.yaml: claims",
-            found=f"{odd} in {holder} only",
-            hint="give each sentence one row",
-        )
+        what, hint = "the table of claims and other_facts.csv have different sentences", "give each sentence one row"
+        where = f"config/tables/{spec.id}.yaml: claims"
+        raise VixmlError(what, where=where, found=f"{odd} in {holder} only", hint=hint)
     rows = []
     for (topic, item), row in published.items():
         cell = Cell("value", f"{row['value']} {row['unit']}".strip(), *_answer(asked[topic, item], sources))

@@ -43,11 +43,7 @@ DIFFERENCES = "Points, pair by pair of the same held-out queries and seed; in br
 class TunedRun:
     """One run of the grid, or one on several splits (``NAME-split0``, ``NAME-split1``, ...).
 
-    Attributes:
-        config: as resolved when its model was trained; of a run that reuses one, that run's.
-        cells: which queries were held out (``training.validation_split``) and seed of each of ``results``.
-        numbers: of each of ``results``: its metrics and, if it was trained, its diagnostics and minutes of training.
-        summary: each of :data:`COLUMNS` over seeds; None where nothing was trained.
+    Its ``config`` is as resolved when its model was trained; of a run that reuses one, that run's.
 
     Raises:
         VixmlError: seeds or splits trained with unlike settings, or a training without diagnostics.
@@ -66,6 +62,7 @@ class TunedRun:
         self.dataset, self.run, self.results, self.config = dataset, run, results, configs[0]
         splits = [config.training.validation_split for config in configs]
         self.cells = [(split, result.seed) for split, result in zip(splits, results, strict=True)]
+        # Each of :data:`COLUMNS` over seeds, None where nothing was trained; and the numbers of each result.
         self.summary: dict[str, Aggregate | None] = dict.fromkeys(COLUMNS)
         self.summary |= {metric: metric_over_seeds(results, metric) for metric in METRICS}
         self.numbers = [{metric: result.metrics[metric] for metric in METRICS} for result in results]
@@ -89,7 +86,11 @@ def make_tuning(scores: Sequence[Path], out: Path) -> None:
     """
     runs = read_runs(scores)
     config = {"split": SPLIT, "metrics": list(METRICS), "diagnostics": list(DIAGNOSTICS)}
-    with stage(out, "make-tuning", config=config, inputs=_inputs(runs)) as work:
+    inputs: dict[str, Path] = {}
+    for result in (result for run in runs for result in run.results):
+        key = f"{result.dataset}/{result.run}/seed{result.seed}"
+        inputs |= {f"score/{key}": result.folder, f"model/{key}": result.place("train")}
+    with stage(out, "make-tuning", config=config, inputs=inputs) as work:
         write_text(work / "tuning.csv", to_csv(runs))
         write_text(work / "tuning.md", to_markdown(runs))
 
@@ -113,42 +114,23 @@ def _trained_config(result: Result) -> RunConfig:
     config = dict(read_manifest(path.parent)["config"])
     found = [config.pop(key, None) for key in IDENTITY]
     if found != [result.dataset, result.trained_as, result.seed]:
-        raise VixmlError(
-            "a model folder holds another run",
-            where=path,
-            found=" ".join(map(str, found)),
-            expected=f"{result.dataset} {result.trained_as} {result.seed}",
-            hint="result folders are not to be moved or renamed; train the run again",
-        )
+        found, expected = " ".join(map(str, found)), f"{result.dataset} {result.trained_as} {result.seed}"
+        hint = "result folders are not to be moved or renamed; train the run again"
+        raise VixmlError("a model folder holds another run", where=path, found=found, expected=expected, hint=hint)
     return validate(RunConfig, config | {"row": {}}, path)
 
 
 def _diagnostic(result: Result, key: str) -> float:
     last = result.training.get("last_epoch") or {}
     if not isinstance(last.get(key), int | float):
-        raise VixmlError(
-            f"a training did not measure {key} on held-out queries",
-            where=f"{result.place('train') / 'training.json'}: last_epoch",
-            found=", ".join(last) or "nothing",
-            hint="train the run again, with training.validation above 0",
-        )
+        what, where = f"a training did not measure {key} on held-out queries", result.place("train") / "training.json"
+        hint = "train the run again, with training.validation above 0"
+        raise VixmlError(what, where=f"{where}: last_epoch", found=", ".join(last) or "nothing", hint=hint)
     return float(last[key])
 
 
-def _inputs(runs: Sequence[TunedRun]) -> dict[str, Path]:
-    named: dict[str, Path] = {}
-    for result in (result for run in runs for result in run.results):
-        key = f"{result.dataset}/{result.run}/seed{result.seed}"
-        named |= {f"score/{key}": result.folder, f"model/{key}": result.place("train")}
-    return named
-
-
 def first_line(runs: Sequence[TunedRun]) -> str:
-    """Return a heading that names the scored queries.
-
-    Example:
-        ``Scores on 679 held-out train queries of picto; test was not read``
-    """
+    """Return a heading such as ``Scores on 679 held-out train queries of picto; test was not read``."""
     sizes = {run.dataset: run.results[0].n_queries for run in runs}
     queries = ", ".join(f"{n:,} held-out train queries of {dataset}" for dataset, n in sorted(sizes.items()))
     splits = len({split for run in runs for split, _ in run.cells})

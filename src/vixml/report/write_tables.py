@@ -18,14 +18,9 @@ from vixml.text import csv_cell, duration, markdown, milliseconds, one_line, pla
 
 
 def make_tables(
-    scores: Sequence[Path],
-    config_dir: Path,
-    tables: Sequence[str],
-    out: Path,
-    measured: Measured | None = None,
+    scores: Sequence[Path], config_dir: Path, tables: Sequence[str], out: Path, measured: Measured = Measured()
 ) -> None:
     """Write ``{table}.csv``, ``{table}.md`` and ``{table}.tex`` for each table, ``summary.json`` and ``metrics.json``."""
-    measured = measured or Measured()
     results, specs = load(scores), load_any_tables(config_dir, tables)
     inputs = stage_inputs(results, config_dir, "table", tables) | measured.named()
     with stage(out, "make-tables", config={"tables": list(tables)}, inputs=inputs) as work:

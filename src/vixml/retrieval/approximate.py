@@ -16,7 +16,7 @@ import torch
 
 from vixml.errors import VixmlError
 from vixml.ragged import Ragged
-from vixml.retrieval.search import decide, no_labels, rows_of, search, steps
+from vixml.retrieval.search import check_rows, check_search, decide, no_labels, rows_of, search, steps
 
 Kind = Literal["hnsw", "ivf"]
 NEIGHBOURS, BUILD_EFFORT = 32, 200  # of a graph: links per label, labels looked at when one is linked
@@ -125,7 +125,6 @@ class Searcher:
         kind: ``exact``, ``ivf`` or ``hnsw`` (``inference.index``).
         recall: share of the exact k best that an index must find, on the mean of a sample of the queries.
         seed: of an index's centres and sample.
-        device: where to search.
         memory_mb: bound for temporary tables; a GPU takes :data:`GPU_MB` of its memory if it has as much. The result does not
             depend on it.
         facts: one entry per index that was built: kind, size, build time and curve.
@@ -149,6 +148,7 @@ class Searcher:
         self, queries: np.ndarray, labels: np.ndarray, k: int, filter: Ragged | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return each query's k labels of largest inner product; see :func:`vixml.retrieval.search.search`."""
+        check_search(queries, labels, k, filter)
         memory_mb = max(self.memory_mb, GPU_MB) if torch.device(self.device).type == "cuda" else self.memory_mb
         while True:
             try:
@@ -164,6 +164,8 @@ class Searcher:
     def _approximate(
         self, queries: np.ndarray, labels: np.ndarray, k: int, filter: Ragged | None, memory_mb: float
     ) -> tuple[np.ndarray, np.ndarray]:
+        check_rows("queries", queries)
+        check_rows("labels", labels)
         index = Index(labels, self.kind, self.seed, self.device)
         curve = index.tune(queries, labels, min(k, len(labels)), self.recall, self.seed)
         banned = np.zeros(len(queries), dtype=np.int64) if filter is None else filter.lengths

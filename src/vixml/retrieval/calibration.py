@@ -56,7 +56,7 @@ class Alarm(Strict):
 
 
 class Calibration(Strict):
-    """What scores are worth.
+    """Probabilities and thresholds of scores.
 
     Attributes:
         n_queries: held-out queries that it was fitted on.
@@ -105,15 +105,11 @@ class Calibration(Strict):
         Raises:
             VixmlError: a smaller share than any.
         """
-        fitting = [one for one in self.alarms if one.share <= share]
-        if not fitting:
-            expected = (
-                f"one of {', '.join(f'{one.share:g}' for one in self.alarms)}" if self.alarms else "a model with voters"
-            )
-            raise VixmlError(
-                "no limit with so few false alarms is known", where="share", found=share, expected=expected
-            )
-        return fitting[-1]
+        if fitting := [one for one in self.alarms if one.share <= share]:
+            return fitting[-1]
+        known = ", ".join(f"{one.share:g}" for one in self.alarms)
+        expected = f"one of {known}" if known else "a model with voters"
+        raise VixmlError("no limit with so few false alarms is known", where="share", found=share, expected=expected)
 
 
 def reliability(calibration: Calibration, scores: np.ndarray, hits: np.ndarray, n_true: int) -> dict[str, Any]:
@@ -141,11 +137,9 @@ def reliability(calibration: Calibration, scores: np.ndarray, hits: np.ndarray, 
     error = sum(one["n"] * abs(one["predicted"] - one["true"]) for one in bins) / max(len(predicted), 1)
     reached = []
     for one in calibration.thresholds:
-        kept = valid & (scores >= one.score)
-        share = float(hits[kept].mean()) if kept.any() else None
-        reached.append(
-            {"precision": one.precision, "reached": share, "recall": float(hits[kept].sum() / max(n_true, 1))}
-        )
+        found = hits[valid & (scores >= one.score)]
+        share, recall = float(found.mean()) if len(found) else None, float(found.sum() / max(n_true, 1))
+        reached.append({"precision": one.precision, "reached": share, "recall": recall})
     return {"bins": bins, "error": float(error), "thresholds": reached}
 
 
@@ -197,10 +191,7 @@ def isotonic(scores: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def thresholds(scores: np.ndarray, hits: np.ndarray, n_true: int) -> list[Threshold]:
     """Return, for each precision that is reached, the lowest score from which on labels have it.
 
-    Args:
-        scores: (n, K); -inf where there is no label.
-        hits: (n, K) bool.
-        n_true: true labels of all queries.
+    Arguments are as in :func:`reliability`.
     """
     order = np.argsort(-scores, axis=None, kind="stable")
     order = order[: int(np.isfinite(scores).sum())]

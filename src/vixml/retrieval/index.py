@@ -29,8 +29,6 @@ class Trained:
 
     Attributes:
         config: as computed with at this precision.
-        precision: ``fp32``, ``bf16`` or ``fp16``.
-        data: the opened inputs.
         model: on the CPU.
     """
 
@@ -57,12 +55,7 @@ class Trained:
 def build_index(run: SeededRun, inputs: RunInputs, trained: Path, out: Path, device: torch.device) -> None:
     """Write ``train.npy``, ``test.npy``, ``label_u.npy`` and, with a prototype network, ``label_z.npy``.
 
-    Args:
-        run: the run; its seed draws the shuffled-image control and weights without pretraining.
-        inputs: the folders that it reads.
-        trained: its model folder.
-        out: folder to write.
-        device: where to encode.
+    The run's seed draws the shuffled-image control and weights without pretraining; ``trained`` is its model folder.
     """
     facts: dict[str, Any] = {}
     named = {**inputs.named(), "trained": trained}

@@ -45,15 +45,6 @@ def measure_latency(
     ``tokenise`` a text; ``encode_alone``, a batch of one, and ``encode_batched``, a batch's time divided by its queries:
     from tokens and image vectors to a unit vector; ``search``: the 100 best of all labels, exactly, a batch's time divided
     by its queries. Image vectors are computed beforehand, as in the paper: an image is pooled once, not for each query.
-
-    Args:
-        run: the run.
-        inputs: the folders that it reads.
-        trained: its model folder.
-        index: its index folder.
-        out: folder to write.
-        device: where to encode.
-        batch_size: queries of a batch.
     """
     resolved = {**run.names, "batch_size": batch_size, **run.config.model_dump()}
     named = {**inputs.named(), "trained": trained, "index": index}

@@ -85,12 +85,17 @@ class LinearModel:
         return cls(weights, terms, np.ascontiguousarray(coefficients, dtype=np.float32))
 
     def features(self, vectors: csr_matrix) -> csr_matrix:
-        """Return what coefficients are multiplied with: (n, t) float32.
+        """Return what coefficients are multiplied with, the columns of :attr:`terms`: (n, t) float32.
 
-        Args:
-            vectors: TF-IDF of n texts with :attr:`weights` (:func:`vixml.data.lexical.tf_idf`).
+        Unlike indexing, its cost does not depend on the number of all columns. ``vectors`` are the TF-IDF of n texts with
+        :attr:`weights` (:func:`vixml.data.lexical.tf_idf`).
         """
-        return _columns(vectors, self._positions, len(self.terms))
+        from scipy.sparse import csr_matrix
+
+        columns = self._positions[vectors.indices]
+        kept = columns >= 0
+        starts = np.concatenate([[0], np.cumsum(kept)])[vectors.indptr]
+        return csr_matrix((vectors.data[kept], columns[kept], starts), shape=(vectors.shape[0], len(self.terms)))
 
     def features_of(self, texts: Sequence[str]) -> csr_matrix:
         """Return the features of texts: (n, t) float32; the terms without coefficients of a few texts at a time are in memory."""
@@ -110,13 +115,7 @@ class LinearModel:
 def linear(
     features: csr_matrix, coefficients: np.ndarray, top_k: int, *, filter: Ragged | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rank all labels by a :class:`LinearModel` alone.
-
-    Args:
-        features: (n, t) float32, of the queries.
-        coefficients: (t, m) float32.
-        top_k: labels of a query.
-        filter: n rows over labels: pairs left out.
+    """Rank all labels by a :class:`LinearModel` alone; arguments are as in :func:`linear_scores`.
 
     Returns:
         ``(labels, scores)`` as :func:`vixml.retrieval.vote.knn_vote`; every label may be ranked.
@@ -137,21 +136,22 @@ def linear_scores(features: csr_matrix, coefficients: np.ndarray, filter: Ragged
         features: (n, t) float32.
         coefficients: (t, m) float32.
         filter: n rows over labels.
+
+    Raises:
+        VixmlError: a score that is not finite.
     """
     found = features @ coefficients
+    if not np.isfinite(found).all():
+        raise VixmlError(
+            "a score of the linear model is not finite",
+            where="linear model",
+            found="NaN or infinity",
+            expected="finite coefficients and features",
+            hint="fit it again",
+        )
     if filter is not None:
         found[np.repeat(np.arange(len(found)), filter.lengths), filter.values] = -np.inf
     return found
-
-
-def _columns(vectors: csr_matrix, positions: np.ndarray, n: int) -> csr_matrix:
-    """Return the kept columns; unlike indexing, its cost does not depend on the number of all columns."""
-    from scipy.sparse import csr_matrix
-
-    columns = positions[vectors.indices]
-    kept = columns >= 0
-    starts = np.concatenate([[0], np.cumsum(kept)])[vectors.indptr]
-    return csr_matrix((vectors.data[kept], columns[kept], starts), shape=(vectors.shape[0], n))
 
 
 def _gram(factors: csr_matrix) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What inference reads of a run: vectors of queries, labels and voters, of test or of the queries held out of train."""
+"""Inputs of inference from one run: vectors of queries, labels and voters, of test or of the queries held out of train."""
 
 from __future__ import annotations
 
@@ -33,12 +33,9 @@ class OpenedRun:
     """The queries of one split, and what their labels are predicted from.
 
     Attributes:
-        corpus: of the dataset.
         inputs: the folders ``index``, ``embeddings`` and ``lexical``, as far as inference needs them.
-        images: settings of the run.
         seed: of the run; it draws the images of a control.
         rows: (n,) int64 rows of train: the queries are these, and the others vote; None: the test queries.
-        memory_mb: bound for temporary tables.
     """
 
     corpus: Corpus
@@ -83,9 +80,10 @@ class OpenedRun:
 
     def queries(self, how: Inference) -> Queries:
         """Return the queries' vectors."""
-        text = self._rows(self._text(self.split), self.rows)
+        own = slice(None) if self.rows is None else self.rows
+        text = self._text(self.split)[own]
         votes = how.image_weight or how.lexical_weight
-        voting = self._rows(self._voting(self.split, how), self.rows) if votes else text
+        voting = self._voting(self.split, how)[own] if votes else text
         return Queries(text, voting, self.features if adds_linear(how) else None)
 
     def texts(self, split: str, rows: np.ndarray | None) -> list[str]:
@@ -116,7 +114,8 @@ class OpenedRun:
 
     def voters(self, how: Inference) -> np.ndarray:
         """Return the vectors of the training queries that vote: (v, d) float32."""
-        return self._rows(self._voting("train", how), self.voter_rows)
+        vectors = self._voting("train", how)
+        return vectors if self.voter_rows is None else vectors[self.voter_rows]
 
     def labels(self, name: str) -> np.ndarray:
         """Open the label vectors ``z`` or ``u``: (n_labels, dim) float32, memory-mapped.
@@ -134,10 +133,6 @@ class OpenedRun:
                 hint="set inference.labels_as of the run to u",
             )
         return open_vectors(path, self.corpus.n_labels)
-
-    @staticmethod
-    def _rows(vectors: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
-        return vectors if rows is None else vectors[rows]
 
     def _text(self, split: str) -> np.ndarray:
         return open_vectors(self.inputs["index"] / f"{split}.npy", self.corpus.n(split))
@@ -181,14 +176,8 @@ def held_out_rows(trained: Path, n_train: int) -> np.ndarray:
     Raises:
         VixmlError: rows of another corpus, or none.
     """
-    path = trained / HELD_OUT
+    path, hint = trained / HELD_OUT, "set training.validation of the run above 0, or predict split test"
     rows = training_rows(path, n_train, TRAIN_AGAIN)
     if not len(rows):
-        raise VixmlError(
-            "this run held out no queries",
-            where=path,
-            found="0 rows",
-            expected="a validation split",
-            hint="set training.validation of the run above 0, or predict split test",
-        )
+        raise VixmlError("this run held out no queries", where=path, found="0 rows", hint=hint)
     return rows

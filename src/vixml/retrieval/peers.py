@@ -75,9 +75,8 @@ def rank_by_peer(
         packages: folder of the stage ``install-peers``.
         train: texts and their labels.
         texts: n queries.
-        top_k: labels of a query.
+        top_k, filter: as in :func:`vixml.retrieval.search.search`.
         seed: of its clusters or its tree.
-        filter: n rows over labels: pairs left out.
 
     Returns:
         ``(labels, scores, seconds)``: (n, top_k) int32, best first, ties by smaller id, -1 where it ranked no more; (n, top_k) float32,

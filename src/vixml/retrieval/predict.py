@@ -45,15 +45,12 @@ def predict(
 
     Args:
         run: the run; its seed also draws the images of a control, and is that of other software.
-        split: the queries.
         inputs: folders; those that the run does not need may be missing or None. ``corpus``: results/data/{dataset}/corpus.
             ``index``: the run's index, or that of the run whose model it reuses; not for popularity. ``embeddings``:
             results/data/{dataset}/embeddings/{vision}, with ``inference.image_weight``. ``lexical``:
             results/data/{dataset}/lexical, with ``inference.lexical_weight``. ``choice``: the run's choice, for method
             ``chosen``. ``peers``: results/peers, for other software. ``trained``: the model folder beside that index, whose ``validation_rows.npy`` names the held-out
             queries, for split ``validation``.
-        out: folder to write.
-        device: where to search.
         memory_mb: bound for temporary tables in main memory (:class:`vixml.retrieval.approximate.Searcher`).
 
     Raises:

@@ -72,17 +72,11 @@ def rank_labels(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rank labels as ``how.method`` says; not for popularity, which looks at no query.
 
-    Args:
-        queries: n queries.
-        labels: of :func:`searched_labels` -> (m, d) float32; ``linear`` -> (t, m) float32, coefficients, where it adds.
-        voters: (v, d') float32, training queries; None for ``label-search``.
-        voter_labels: v rows over labels; likewise.
-        how: of the run.
-        filter: n rows over labels: pairs left out.
-        search: of the run.
+    Arguments and result are as in :func:`vixml.retrieval.vote.knn_vote`, except:
 
-    Returns:
-        ``(labels, scores)`` as :func:`vixml.retrieval.vote.knn_vote`.
+    Args:
+        labels: of :func:`searched_labels` -> (m, d) float32; ``linear`` -> (t, m) float32, coefficients, where it adds.
+        voters, voter_labels: None for ``label-search``.
     """
     if how.method == "label-search":
         return search(queries.text, labels[how.labels_as], how.top_k, filter)

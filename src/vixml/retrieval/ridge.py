@@ -7,7 +7,7 @@ Finley and Gelfand, J. Am. Stat. Assoc. 111(514):800-812, 2016, doi:10.1080/0162
 neighbours, they share one vote among near duplicates.
 
 Cost per query with k neighbours of d dimensions: k^2 d + k^3 / 3 operations in float64 for one half of the kernel matrix, 4.2
-million at k 100 and d 384: 75 microseconds at the 57 GFLOP/s of a core of the developers' machine. At LF-AmazonTitles-1.3M, exact
+million at k 100 and d 384: 0.14 ms on a core with 31 GFLOP/s (benchmarks/ridge.py). At LF-AmazonTitles-1.3M, exact
 search among 1.3 million labels and 2.2 million training queries takes 2.7 billion: 0.2 % more. Everything stays in float64: float32
 products would save a third of the ridge's time (50 microseconds per text of about 700) and make scores and near-ties depend on the
 processor. Inner products with labels are computed only for pairs that can be among the best.
@@ -26,12 +26,12 @@ import torch
 from torch import Tensor
 
 from vixml.config.run import Inference, Ridge
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, expect_equal
 from vixml.ragged import Ragged
 from vixml.retrieval.approximate import Searcher
 from vixml.retrieval.linear import linear_scores
 from vixml.retrieval.search import full_precision_products, no_labels, on_device, products, rows_of, steps
-from vixml.retrieval.vote import EXACT, Votes, check_voters, kth_largest, rank, vote_chunks
+from vixml.retrieval.vote import BUILD_AGAIN, EXACT, Votes, check_voters, kth_largest, rank, vote_chunks
 from vixml.runtime import one_blas_thread, one_thread_each, share_out
 
 if TYPE_CHECKING:
@@ -95,25 +95,15 @@ def local_ridge(
     ``(K_NN + regulariser I)^-1 k_Nq``. The score of label l is the sum of the weights of the neighbours that have l, divided by
     ``frequency(l) ^ frequency_power`` (its number of voters), plus each term's ``weight <query, label>``, plus the weighted score of
     the linear model. Ranked are the labels of the neighbours and the ``top_k`` of each term and of the linear model (those with a
-    score above 0), all by the full score. Results do not depend on threads or memory.
+    score above 0), all by the full score. Results do not depend on threads or memory. A score may be negative.
+
+    Arguments, result and errors are as in :func:`vixml.retrieval.vote.knn_vote`, except:
 
     Args:
-        queries: (n, d) float32, of length 1 at most.
-        voters: (v, d) float32 likewise, training queries.
-        voter_labels: v rows over the m labels.
+        queries, voters: of length 1 at most; longer ones are an error.
         terms: label searches that add to the votes.
         how: ``ridge`` (but not its weights of terms) and ``top_k``.
         linear: a linear model that adds to the votes; None for none.
-        filter: n rows over labels: pairs left out.
-        search: of the run.
-
-    Returns:
-        ``(labels, scores)``: (n, top_k) int32, best first, ties by smaller id, -1 where no more labels were proposed;
-        (n, top_k) float32, -inf there. A score may be negative.
-
-    Raises:
-        VixmlError: vectors and rows of labels that differ in number, vectors longer than 1, or what
-            :func:`vixml.retrieval.search.search` refuses.
 
     Example:
         >>> voters, labels = np.float32([[1, 0], [0, 1]]), Ragged.from_rows([[0, 1], [1]], n_cols=3)
@@ -122,7 +112,14 @@ def local_ridge(
         >>> ids.tolist(), scores.round(3).tolist()
         ([[1, 0]], [[0.578000009059906, 0.4819999933242798]])
     """
-    _check(queries, voters, voter_labels, terms, linear, filter)
+    check_voters(voters, voter_labels, "local ridge votes")
+    sizes = [(len(term.queries), len(term.labels)) for term in terms]
+    sizes += [] if linear is None else [(linear.features.shape[0], linear.coefficients.shape[1])]
+    sizes += [] if filter is None else [(len(filter), filter.n_cols)]
+    expected = f"{len(queries)} queries, {voter_labels.n_cols} labels"
+    what = "queries and labels of local ridge votes do not belong together"
+    for n, m in sizes:
+        expect_equal(f"{n} queries, {m} labels", expected, what, where="label vectors or filter", hint=BUILD_AGAIN)
     device, top_k = torch.device(search.device), how.top_k
     nearest, cosines = search(queries, voters, min(how.ridge.neighbours, max(len(voters), 1)))
     found = [_Found(term, on_device(term.labels, device), search, *search(term.queries, term.labels, top_k, filter))
@@ -149,21 +146,13 @@ def local_ridge(
 
 @dataclass(frozen=True)
 class _Found:
-    """What the search of a term found.
-
-    Attributes:
-        term: the term.
-        vectors: its label vectors, on a GPU if they fit.
-        search: how they were searched.
-        labels: (n, top_k) int32, -1 for none.
-        products: (n, top_k) float32, best first.
-    """
+    """Result of a term's search."""
 
     term: LabelTerm
-    vectors: np.ndarray | Tensor
+    vectors: np.ndarray | Tensor  # its label vectors, on a GPU if they fit
     search: Searcher
-    labels: np.ndarray
-    products: np.ndarray
+    labels: np.ndarray  # (n, top_k) int32, -1 for none
+    products: np.ndarray  # (n, top_k) float32, best first
 
     def part(self, rows: slice) -> _Found:
         """Return what was found for some queries."""
@@ -189,17 +178,11 @@ class _Found:
 
 @dataclass(frozen=True)
 class _Scored:
-    """What a linear model gives some queries.
-
-    Attributes:
-        weight: its factor.
-        scores: (n, m) float32, -inf for pairs of the filter.
-        least: (n,) float32, the ``top_k``-th score of each query, or 0 if that is less.
-    """
+    """Scores of a linear model for some queries."""
 
     weight: float
-    scores: np.ndarray
-    least: np.ndarray
+    scores: np.ndarray  # (n, m) float32, -inf for pairs of the filter
+    least: np.ndarray  # (n,) float32, the `top_k`-th score of each query, or 0 if that is less
 
     @classmethod
     def of(cls, term: LinearTerm, rows: slice, banned: Ragged | None, top_k: int) -> _Scored:
@@ -228,12 +211,7 @@ class _Scored:
 def _contenders(votes: Votes, found: Sequence[_Found | _Scored], n_rows: int, n_labels: int, top_k: int) -> Votes:
     """Add the terms to the votes, and leave out pairs that cannot be among a query's best: inner products are most of the work.
 
-    Args:
-        votes: one per pair of query and label, ascending.
-        found: of every term.
-        n_rows: queries.
-        n_labels: all labels.
-        top_k: labels of a query.
+    ``votes`` has one vote per pair of query (of ``n_rows``) and label (of ``n_labels``), ascending.
     """
     if not found:
         return votes
@@ -267,18 +245,14 @@ def ridge_weights(
     device: torch.device,
     first: int = 0,
 ) -> np.ndarray:
-    """Return the weight of each neighbour in the ridge regression at its query, solved in float64.
+    """Return the weight of each neighbour in the ridge regression at its query, (n, k) float64; 0 for no neighbour.
 
     Args:
         nearest: (n, k) int32, rows of ``voters``; -1 for none, only in all rows or in none of a column.
         cosines: (n, k) float32, inner products with the query.
         voters: (v, d) float32, of length 1 at most, or a tensor on ``device``.
         how: ``bandwidth`` and ``regulariser``.
-        device: where to compute.
         first: number of the first query, for an error.
-
-    Returns:
-        (n, k) float64; 0 for no neighbour.
 
     Raises:
         VixmlError: a voter or query that is longer than 1: its kernel would outgrow the regulariser.
@@ -329,15 +303,9 @@ def _solve_on_cpu(
 def _solve(
     voters: np.ndarray | Tensor, ids: np.ndarray, to_query: np.ndarray, how: Ridge, device: torch.device, first: int
 ) -> np.ndarray:
-    """Return the weights of the neighbours of some queries: (n, k) float64.
+    """Return the weights of the neighbours ``ids`` of some queries: (n, k) float64; the rest is as in :func:`ridge_weights`.
 
-    Args:
-        voters: all.
-        ids: (n, k) int32, rows of ``voters``.
-        to_query: (n, k) float64, kernel of each neighbour and the query.
-        how: ``bandwidth`` and ``regulariser``.
-        device: where to compute.
-        first: number of the first query, for an error.
+    ``to_query``: (n, k) float64, kernel of each neighbour and the query.
     """
     if isinstance(voters, Tensor):
         near = voters[torch.from_numpy(ids).to(device).long()].double()
@@ -353,14 +321,7 @@ def _solve(
 
 
 def _pairs(queries: np.ndarray, labels: np.ndarray | Tensor, pairs: Votes, device: torch.device) -> np.ndarray:
-    """Return the inner product of each pair of query and label as a search returns it: (n_pairs,) float32.
-
-    Args:
-        queries: (n, d) float32.
-        labels: (m, d) float32.
-        pairs: ascending by query.
-        device: where to compute.
-    """
+    """Return the inner product of each pair of query and label, ascending by query, as a search does: (n_pairs,) float32."""
     starts = np.searchsorted(pairs.rows, np.arange(len(queries) + 1))
     out = np.empty(len(pairs.rows), dtype=np.float32)
     longest = int(np.diff(starts).max(initial=1))
@@ -381,32 +342,6 @@ def _pairs(queries: np.ndarray, labels: np.ndarray | Tensor, pairs: Votes, devic
     with one_thread_each() as pool:
         share_out(pool if device.type == "cpu" else None, len(queries), work)
     return out
-
-
-def _check(
-    queries: np.ndarray,
-    voters: np.ndarray,
-    voter_labels: Ragged,
-    terms: Sequence[LabelTerm],
-    linear: LinearTerm | None,
-    filter: Ragged | None,
-) -> None:
-    """Check that numbers of queries and labels agree."""
-    check_voters(voters, voter_labels, "local ridge votes")
-    fits = {(len(term.queries), len(term.labels)) for term in terms}
-    if linear is not None:
-        fits.add((linear.features.shape[0], linear.coefficients.shape[1]))
-    if filter is not None:
-        fits.add((len(filter), filter.n_cols))
-    expected = (len(queries), voter_labels.n_cols)
-    if fits - {expected}:
-        raise VixmlError(
-            "queries and labels of local ridge votes do not belong together",
-            where="label vectors or filter",
-            found=" and ".join(f"{n} queries, {m} labels" for n, m in sorted(fits - {expected})),
-            expected=f"{expected[0]} queries, {expected[1]} labels, as the votes",
-            hint="build the index again from this corpus",
-        )
 
 
 def _check_length(products: np.ndarray, first: int) -> None:

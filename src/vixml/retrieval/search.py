@@ -10,7 +10,7 @@ not enough, wholly in float64.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vixml.errors import VixmlError, expect_whole
+from vixml.errors import VixmlError, expect_equal, expect_whole
 from vixml.ragged import Ragged, expect_ragged
 from vixml.runtime import coarse_type, one_thread_each, send, share_out
 
@@ -28,9 +28,8 @@ from vixml.runtime import coarse_type, one_thread_each, send, share_out
 
 def no_labels(n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the result of ``n`` queries that found nothing yet: (n, k) int32 ids of -1; (n, k) float32 scores of -inf."""
-    expect_whole(
-        k, 1, "a search must keep one label or more", where="k", hint="correct inference.top_k", most=1_000_000
-    )
+    what, hint = "a search must keep one label or more", "correct inference.top_k"
+    expect_whole(k, 1, what, where="k", hint=hint, most=1_000_000)
     return np.full((n, k), -1, dtype=np.int32), np.full((n, k), -np.inf, dtype=np.float32)
 
 
@@ -76,6 +75,9 @@ def check_search(queries: np.ndarray, labels: np.ndarray | Tensor, k: int, filte
                 "no plain array of vectors", where=name, found=type(array).__name__, expected="an array, or a tensor without "
                 "gradient", hint="`.detach()` a tensor that is trained, fill a masked or sparse one",
             )  # fmt: skip
+        if str(array.dtype).removeprefix("torch.") not in ("float32", "float16"):
+            what, expected = "vectors of an unexpected type", "float32 or float16"
+            raise VixmlError(what, where=name, found=array.dtype, expected=expected)
     if queries.ndim != 2 or labels.ndim != 2 or not 0 < queries.shape[1] == labels.shape[1]:
         raise VixmlError(
             "queries and labels are not vectors of one length",
@@ -84,22 +86,12 @@ def check_search(queries: np.ndarray, labels: np.ndarray | Tensor, k: int, filte
             expected="(n, d) and (m, d), d above 0",
             hint="encode both with one model",
         )
-    for name, array in (("queries", queries), ("labels", labels)):
-        if str(array.dtype).removeprefix("torch.") not in ("float32", "float16"):
-            raise VixmlError(
-                "vectors of an unexpected type", where=name, found=array.dtype, expected="float32 or float16"
-            )
     no_labels(0, k)  # refuses a k that is none
     if filter is not None:
         expect_ragged(filter, "filter")
-    if filter is not None and (len(filter), filter.n_cols) != (len(queries), len(labels)):
-        raise VixmlError(
-            "the filter of reciprocal pairs does not fit queries and labels",
-            where="filter",
-            found=f"{len(filter)} rows over {filter.n_cols} labels",
-            expected=f"{len(queries)} rows over {len(labels)} labels",
-            hint="build the corpus again",
-        )
+        found, expected = f"{len(filter)} rows over {filter.n_cols}", f"{len(queries)} rows over {len(labels)}"
+        what = "the filter of reciprocal pairs does not fit queries and labels"
+        expect_equal(f"{found} labels", f"{expected} labels", what, where="filter", hint="build the corpus again")
 
 
 # --- Propose, in coarse arithmetic, the labels that may be a query's best, with a bound of the error.
@@ -340,7 +332,10 @@ def search(
                 labels_step = max(1, 2 * l_step // dtype.itemsize)
                 found = propose(block[again], source, only, proposed, labels_step, dtype, pool)
                 at_least = found.at_least()[:, width - 1]
-                best[again], top[again] = _decide(block[again], source, found, at_least, width, memory_mb, pool)
+                # Best first: those that are certainly worse than position k are at the end.
+                kept = (found.at_most() >= at_least[:, None]).sum(dim=1).clamp_min(width).tolist()
+                near = (found.ids, found.scores)
+                best[again], top[again] = _decide(block[again], source, near, kept, width, memory_mb, pool)
                 # The last proposal must be below position k by more than both errors; -inf: nothing was left out.
                 last = found.at_most()[:, -1]
                 unsure = (last >= at_least) & (last > -torch.inf) if proposed < m else torch.zeros_like(last).bool()
@@ -386,25 +381,26 @@ def block_sizes(n: int, m: int, dim: int, proposed: int, memory_mb: float) -> tu
 def _decide(
     block: Tensor,
     labels: np.ndarray | Tensor,
-    found: Proposals,
-    at_least: Tensor,
+    proposed: tuple[Tensor, Tensor],
+    kept: Sequence[int],
     width: int,
     memory_mb: float,
     pool: Executor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Order the proposals that may be among the best by their float64 product: (c, width) int64 and float32."""
+    """Order the first ``kept`` ids that are proposed by their float64 product: (c, width) int64 and float32.
+
+    ``proposed``: (c, p) ids and scores; those with a score of -inf are left out.
+    """
     best = torch.zeros(len(block), width, dtype=torch.int64, device=block.device)
     top = torch.full((len(block), width), -torch.inf, device=block.device)
-    # Best first: those that are certainly worse than position k are at the end.
-    kept = (found.at_most() >= at_least[:, None]).sum(dim=1).clamp_min(width).tolist()
     # Pieces of a few MB stay in the processor's cache: six times faster than pieces of 250 MB.
     piece = min(8 if block.device.type == "cpu" else 256, memory_mb / 8) * 2**20
-    step = int(max(1, piece // (12 * block.shape[1] * found.ids.shape[1])))
+    step = int(max(1, piece // (12 * max(1, block.shape[1] * proposed[0].shape[1]))))
 
     def work(first: int, last: int) -> None:
         buffers: list[Tensor] = []
         for rows in steps(last, step, first):
-            near, coarse = (table[rows, : max(kept[rows])] for table in (found.ids, found.scores))
+            near, coarse = (table[rows, : max(kept[rows])] for table in proposed)
             exact = products(block[rows], labels, near, buffers)
             best[rows], top[rows] = _first(near, exact.masked_fill_(coarse == -torch.inf, -torch.inf), width)
 
@@ -437,17 +433,9 @@ def products(block: Tensor, labels: np.ndarray | Tensor, near: Tensor, buffers: 
 def decide(
     queries: np.ndarray, labels: np.ndarray, near: np.ndarray, k: int, filter: Ragged | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Order proposed labels as :func:`search` orders all.
+    """Order proposed labels as :func:`search` orders all; arguments and result are as there.
 
-    Args:
-        queries: (n, d) float32.
-        labels: (m, d) float32 or float16.
-        near: (n, p) int64, proposals, each at most once per row, -1 for none.
-        k: labels per query.
-        filter: n rows over m labels: pairs left out.
-
-    Returns:
-        As :func:`search`.
+    ``near``: (n, p) int64 labels, each at most once per row, -1 for none.
     """
     if near.dtype.kind not in "iu" or near.min(initial=0) < -1 or near.max(initial=0) >= max(len(labels), 1):
         raise VixmlError("proposals are no labels", where="near", found=near.dtype, expected=f"-1 to {len(labels) - 1}")
@@ -457,21 +445,12 @@ def decide(
     if filter is not None and len(filter.values):
         keys = np.arange(n)[:, None] * len(labels) + near
         left_out |= np.isin(keys, filter.row_ids() * len(labels) + filter.values)
-    step = max(1, (8 << 20) // (12 * max(1, queries.shape[1] * p)))
-    width = min(k, p)
-
-    def work(first: int, last: int) -> None:
-        buffers: list[Tensor] = []
-        for rows in steps(last, step, first):
-            own = torch.from_numpy(np.maximum(near[rows], 0))
-            exact = products(torch.from_numpy(np.array(queries[rows], dtype=np.float32)), labels, own, buffers)
-            exact.masked_fill_(torch.from_numpy(left_out[rows]), -torch.inf)
-            best, top = _first(own, exact, width)
-            ids[rows, :width] = torch.where(top > -torch.inf, best, -1).int().numpy()
-            scores[rows, :width] = top.numpy()
-
+    width, block = min(k, p), torch.from_numpy(np.array(queries, dtype=np.float32))
+    proposed = torch.from_numpy(np.maximum(near, 0)), torch.from_numpy(np.where(left_out, -np.inf, 0))
     with one_thread_each() as pool:
-        share_out(pool, n, work)
+        best, top = _decide(block, labels, proposed, [p] * n, width, memory_mb=64, pool=pool)
+    ids[:, :width] = torch.where(top > -torch.inf, best, -1).int().numpy()
+    scores[:, :width] = top.numpy()
     return ids, scores
 
 

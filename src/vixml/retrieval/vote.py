@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vixml.config.run import Inference
-from vixml.errors import VixmlError, expect_equal, expect_whole
+from vixml.errors import expect_equal, expect_whole
 from vixml.images.embeddings import ImageEmbeddings
 from vixml.ragged import Ragged, expect_ragged
 from vixml.retrieval.approximate import Searcher
@@ -18,6 +18,7 @@ EXACT = Searcher()
 # Bytes per vote (a neighbour's label) while votes are summed: key, order, weight, sum.
 BYTES_PER_VOTE = 64
 TABLE = 1 << 18  # entries among which the largest are selected together
+BUILD_AGAIN = "build the index again from this corpus"
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,9 @@ class Votes:
 
     @classmethod
     def cast(cls, nearest: np.ndarray, weights: np.ndarray, voter_labels: Ragged) -> Votes:
-        """Let the neighbours of each query vote for all of their labels.
+        """Let the neighbours of each query, (n, k) rows of ``voter_labels`` with -1 for none, vote for all of their labels.
 
-        Args:
-            nearest: (n, k) rows of ``voter_labels``, best first, -1 for none.
-            weights: (n, k) float64, of each vote of a neighbour.
-            voter_labels: voters over labels.
+        ``weights``: (n, k) float64, of each vote of a neighbour.
         """
         there = nearest >= 0
         elected = voter_labels.take(nearest[there])
@@ -55,12 +53,7 @@ class Votes:
         return cls(*(np.concatenate([getattr(part, of) for part in parts]) for of in ("rows", "labels", "weights")))
 
     def summed(self, n_labels: int, banned: Ragged | None) -> Votes:
-        """Return one vote per pair of query and label: the sum of its votes, in their order.
-
-        Args:
-            n_labels: number of labels.
-            banned: one row per query over labels, pairs left out.
-        """
+        """Return one vote per pair of query and label: the sum of its votes, in their order; none for banned pairs."""
         keys, weights = self.rows * n_labels + self.labels, self.weights
         if banned is not None:
             kept = ~np.isin(keys, banned.row_ids() * banned.n_cols + banned.values)
@@ -126,7 +119,8 @@ def knn_vote(
     for part in vote_chunks(len(queries), how.neighbours, voter_labels, how.top_k, search.memory_mb):
         weights = softmax(scores[part].astype(np.float64) / how.temperature)
         cast = Votes.cast(nearest[part], weights, voter_labels)
-        ids[part], votes[part] = rank_votes(cast, len(weights), voter_labels.n_cols, how.top_k, rows_of(filter, part))
+        totals = cast.summed(voter_labels.n_cols, rows_of(filter, part))
+        ids[part], votes[part] = rank(totals, len(weights), how.top_k)
     return ids, votes
 
 
@@ -137,57 +131,24 @@ def check_voters(voters: np.ndarray, voter_labels: Ragged, where: str) -> None:
         VixmlError: another number of vectors than of rows, or a label out of range.
     """
     expect_ragged(voter_labels, where)
-    if len(voters) != len(voter_labels):
-        raise VixmlError(
-            "vectors and labels of the voters do not belong together",
-            where=where,
-            found=f"{len(voters)} vectors, {len(voter_labels)} rows of labels",
-            expected="one row of labels per vector",
-            hint="build the index again from this corpus",
-        )
+    what = "vectors and labels of the voters do not belong together"
+    found, expected = f"{len(voters)} vectors", f"{len(voter_labels)} vectors"
+    expect_equal(found, expected, what, where=where, hint=BUILD_AGAIN)
 
 
 def vote_chunks(
     n_queries: int, neighbours: int, voter_labels: Ragged, others: int, memory_mb: float
 ) -> Iterator[slice]:
-    """Return slices of queries whose votes fit in ``memory_mb``.
+    """Return slices of queries whose votes fit in ``memory_mb``, if a voter has the average number of labels.
 
-    Args:
-        n_queries: rows in all.
-        neighbours: voters of a query.
-        voter_labels: voters over labels; each votes for as many as a voter has on average.
-        others: further entries per query, e.g. positions of the result.
-        memory_mb: the bound.
+    ``others``: further entries per query, e.g. positions of the result.
     """
     a_row = neighbours * max(1.0, float(voter_labels.lengths.mean()) if len(voter_labels) else 1.0) + others
     return steps(n_queries, max(1, int(memory_mb * 2**20 / (BYTES_PER_VOTE * a_row))))
 
 
-def rank_votes(
-    votes: Votes, n_rows: int, n_labels: int, top_k: int, banned: Ragged | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sum the votes of each query and label, in their order, and keep the ``top_k`` labels of each query.
-
-    Args:
-        votes: of queries 0 to ``n_rows - 1``.
-        n_rows: queries.
-        n_labels: number of labels.
-        top_k: labels kept.
-        banned: n_rows rows over labels, pairs left out.
-
-    Returns:
-        As :func:`rank`.
-    """
-    return rank(votes.summed(n_labels, banned), n_rows, top_k)
-
-
 def rank(totals: Votes, n_rows: int, top_k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Keep the ``top_k`` labels of each query.
-
-    Args:
-        totals: one per pair of query (0 to ``n_rows - 1``) and label.
-        n_rows: queries.
-        top_k: labels kept.
+    """Keep the ``top_k`` labels of each query; ``totals`` has one vote per pair of query (0 to ``n_rows - 1``) and label.
 
     Returns:
         ``(labels, scores)``: (n_rows, top_k) int32, best first, ties by smaller id, -1 where there are no more; float32,
@@ -211,14 +172,7 @@ def rank(totals: Votes, n_rows: int, top_k: int) -> tuple[np.ndarray, np.ndarray
 def kth_largest(rows: np.ndarray, values: np.ndarray, n_rows: int, k: int) -> np.ndarray:
     """Return the k-th largest value of each row, -inf where it has fewer: selecting is quicker than sorting.
 
-    Args:
-        rows: (n,) int64, ascending.
-        values: (n,) of any floating type.
-        n_rows: number of rows.
-        k: 1 or more.
-
-    Returns:
-        (n_rows,) of the values' type.
+    ``rows``, (n,) int64, ascend; ``values``, (n,), are of any floating type, and so is the result, (n_rows,).
 
     Example:
         >>> kth_largest(np.array([0, 0, 0, 2]), np.array([3.0, 5.0, 4.0, 1.0]), 3, 2).tolist()
@@ -253,11 +207,7 @@ def popularity(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Predict the most frequent training labels for every query: a baseline that looks at no query.
 
-    Args:
-        train_labels: training queries over labels.
-        n_queries: rows wanted.
-        top_k: labels kept of each query.
-        filter: n_queries rows over labels, pairs left out; the next frequent labels move up.
+    Labels of the filter's pairs, n_queries rows over labels, are left out; the next frequent ones move up.
 
     Returns:
         ``(labels, scores)`` as :func:`knn_vote`; a score is the share of training queries that have the label. Labels
@@ -289,7 +239,7 @@ def popularity(
 def with_images(
     text: np.ndarray, embeddings: ImageEmbeddings, lists: Ragged, weight: float, memory_mb: float = 256
 ) -> np.ndarray:
-    """Append to each text vector the mean of the item's raw image vectors.
+    """Append to each text vector the mean of the item's raw image vectors: (n, d + embeddings.dim) float32.
 
     The row is ``[sqrt(1 - w) text, sqrt(w) mean]``, both parts of unit length, so that the inner product of two rows is
     the weighted mean of their two cosines. An item without images has zeros there: it neither gains nor loses by
@@ -302,20 +252,11 @@ def with_images(
         weight: ``w``, from 0 up to, but not including, 1.
         memory_mb: bound for the image vectors read at a time.
 
-    Returns:
-        (n, d + embeddings.dim) float32.
-
     Raises:
         VixmlError: another number of lists than of text vectors.
     """
-    if len(text) != len(lists):
-        raise VixmlError(
-            "text vectors and image lists do not belong together",
-            where="images of the queries",
-            found=f"{len(text)} vectors, {len(lists)} lists",
-            expected="one list per vector",
-            hint="build the index again from this corpus",
-        )
+    what, where = "text vectors and image lists do not belong together", "images of the queries"
+    expect_equal(f"{len(lists)} lists", f"{len(text)} lists", what, where=where, hint=BUILD_AGAIN)
     out = np.zeros((len(text), text.shape[1] + embeddings.dim), dtype=np.float32)
     images = out[:, text.shape[1] :]
     an_item = 16 * embeddings.dim * max(1.0, float(lists.lengths.mean() if len(lists) else 1))
@@ -331,7 +272,7 @@ def with_images(
 
 
 def with_lexical(vectors: np.ndarray, lexical: np.ndarray, weight: float) -> np.ndarray:
-    """Append to each vector the item's lexical vector.
+    """Append to each vector the item's lexical vector: (n, d + d') float32.
 
     The row is ``[sqrt(1 - w) vector, sqrt(w) lexical]``, so that the inner product of two rows is the weighted mean of the two
     inner products.
@@ -339,10 +280,7 @@ def with_lexical(vectors: np.ndarray, lexical: np.ndarray, weight: float) -> np.
     Args:
         vectors: (n, d) float32, of length 1 at most.
         lexical: (n, d') float16, of length 1 or 0 (:func:`vixml.data.lexical.lexical_vectors`).
-        weight: ``w``, from 0 up to, but not including, 1.
-
-    Returns:
-        (n, d + d') float32.
+        weight: ``w``, in [0, 1).
     """
     out = np.empty((len(vectors), vectors.shape[1] + lexical.shape[1]), dtype=np.float32)
     np.multiply(vectors, np.float32(np.sqrt(1 - weight)), out=out[:, : vectors.shape[1]])
@@ -371,24 +309,15 @@ def retrieval_augmented(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rank labels by the labels retrieved, and by the training queries retrieved that have them.
 
+    Arguments, result and errors are as in :func:`knn_vote`, except:
+
     Args:
-        queries: (n, d) float32.
         labels: (m, d) float32, label vectors.
-        voters: (v, d) float32, training queries.
-        voter_labels: v rows over the m labels.
         how: ``label_weight`` (lambda; a side of weight 0 proposes no labels, but has its share in the softmax),
             ``retrieved_labels``, ``retrieved_queries``, ``temperature``, ``top_k``, and ``search``: ``separate`` (the paper's),
             or ``joint`` among labels and training queries (RAE-XMC), which keeps ``retrieved_labels`` of both; of equal scores
             labels go first, then the smaller row.
-        filter: n rows over labels: pairs left out. They are not retrieved either, so that others take their place.
-        search: of the run.
-
-    Returns:
-        ``(labels, scores)``: (n, top_k) int32, best first, ties by smaller id, -1 where no more labels were proposed;
-        (n, top_k) float32, -inf there.
-
-    Raises:
-        VixmlError: vectors and rows of labels that differ in number, or what :func:`vixml.retrieval.search.search` refuses.
+        filter: its pairs are not retrieved either, so that others take their place.
 
     Example:
         >>> labels, voters = np.float32([[1, 0], [0, 1], [0, 0]]), np.float32([[1, 0]])
@@ -398,15 +327,10 @@ def retrieval_augmented(
         >>> ids.tolist(), scores.tolist()
         ([[0, 2, -1]], [[0.25, 0.25, -inf]])
     """
-    check_voters(voters, voter_labels, "retrieval-augmented inference")
-    if voter_labels.n_cols != len(labels):
-        raise VixmlError(
-            "label vectors and labels of the training queries do not belong together",
-            where="retrieval-augmented inference",
-            found=f"{len(labels)} vectors, training queries over {voter_labels.n_cols} labels",
-            expected="one vector per label",
-            hint="build the index again from this corpus",
-        )
+    where = "retrieval-augmented inference"
+    check_voters(voters, voter_labels, where)
+    what = "label vectors and labels of the training queries do not belong together"
+    expect_equal(f"{len(labels)} vectors", f"{voter_labels.n_cols} vectors", what, where=where, hint=BUILD_AGAIN)
     joint, n_labels, top_k, ours = how.search == "joint", how.retrieved_labels, how.top_k, how.label_weight
     n_voters = n_labels if joint else how.retrieved_queries
     found, label_scores = search(queries, labels, n_labels, filter)
@@ -425,8 +349,8 @@ def retrieval_augmented(
             cast.append(Votes(np.nonzero(own >= 0)[0], own[own >= 0], weight[own >= 0]))
         if ours < 1:
             cast.append(Votes.cast(there[:, n_labels:], (1 - ours) * weights[:, n_labels:], voter_labels))
-        banned = rows_of(filter, part)
-        ids[part], scores[part] = rank_votes(Votes.joined(cast), len(weights), len(labels), top_k, banned)
+        totals = Votes.joined(cast).summed(len(labels), rows_of(filter, part))
+        ids[part], scores[part] = rank(totals, len(weights), top_k)
     return ids, scores
 
 

@@ -47,7 +47,7 @@ _OF_ITEMS = (400, 422, 429)
 
 
 @dataclass
-class State:
+class ServerState:
     """State shared by the paths."""
 
     tagger: Tagger
@@ -101,7 +101,7 @@ def make_app(
                     fetch = Fetch(**settings, user_agent=f"vixml/{__version__}")
                     getter = await stack.enter_async_context(Getter(fetch))
             intake = Intake(tagger, workers, getter, limits, metrics)
-            app.state.served = State(tagger, batches, intake, limits, metrics, getter is not None, connections)
+            app.state.served = ServerState(tagger, batches, intake, limits, metrics, getter is not None, connections)
             yield
 
     app = FastAPI(
@@ -141,7 +141,7 @@ def _register_errors(app: FastAPI) -> None:
 def _register_api(app: FastAPI) -> None:
     parts: dict[str, Any] = {}  # schemas that those of bodies refer to
 
-    def served(request: Request) -> State:
+    def served(request: Request) -> ServerState:
         return request.app.state.served
 
     def body(**kinds: type[BaseModel]) -> dict[str, Any]:
@@ -270,7 +270,7 @@ def _register_pages(app: FastAPI) -> None:
         app.get(path, include_in_schema=False)(page)
 
 
-def _describe(state: State) -> dict[str, Any]:
+def _describe(state: ServerState) -> dict[str, Any]:
     tagger, limits = state.tagger, state.limits
     return {
         "id": state.model,
@@ -294,7 +294,7 @@ def _describe(state: State) -> dict[str, Any]:
     }
 
 
-def _asked(wanted: schemas.Wanted, limits: Limits) -> Asked:
+def _asked(wanted: schemas.TagOptions, limits: Limits) -> Asked:
     if len(wanted.labels) > limits.labels:
         message = f"{len(wanted.labels)} labels; at most {limits.labels} per request"
         raise Refusal(413, "too_many_labels", message, "labels")

@@ -137,12 +137,7 @@ class Batches:
             begun, n = time.perf_counter(), sum(len(job.reads) for job in batch)
             self._metrics.batches += 1
             self._metrics.items += n
-            try:
-                self._answer(batch)
-            except BaseException as error:  # one request must not fail the others, nor end the thread
-                for job in batch:
-                    if not job.future.done():
-                        self._answer_alone(job, error if len(batch) == 1 else None)
+            self._answer(batch)
             seconds = time.perf_counter() - begun
             self._metrics.batch_seconds.add(seconds)
             places = n + sum(len(read.pixels) for job in batch for read in job.reads)
@@ -164,17 +159,16 @@ class Batches:
                         weight += job.weight
         return batch
 
-    def _answer_alone(self, job: _Job, error: BaseException | None) -> None:
-        """Answer a job of a batch that failed; with its error if it was alone."""
-        try:
-            if error is not None:
-                raise error
-            self._answer([job])
-        except BaseException as own:
-            if not job.future.done():
-                job.future.set_exception(own)
-
     def _answer(self, batch: list[_Job]) -> None:
+        """Answer all jobs; if that fails, each alone: one request must not fail the others, nor end the thread."""
+        try:
+            self._compute(batch)
+        except BaseException as error:
+            for job in batch:
+                if not job.future.done():
+                    self._answer([job]) if len(batch) > 1 else job.future.set_exception(error)
+
+    def _compute(self, batch: list[_Job]) -> None:
         """Encode all items at once; rank those together that ask the same."""
         queries = self._tagger.queries([read for job in batch for read in job.reads])
         alike: dict[Asked, list[tuple[_Job, np.ndarray]]] = {}

@@ -37,7 +37,7 @@ SECURITY = [
 
 @dataclass(frozen=True)
 class Access:
-    """Who may ask.
+    """Conditions under which a request is answered.
 
     Attributes:
         token: of the header ``Authorization: Bearer``; None lets everyone in who reaches the server.

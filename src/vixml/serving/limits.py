@@ -17,31 +17,18 @@ CALM = "wait as long as Retry-After says, and send the request again"
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a server; what exceeds them is refused and costs nobody else anything.
+    """Limits of a server; what exceeds them is refused and costs nobody else anything."""
 
-    Attributes:
-        body: bytes of a request's body.
-        items: items of a request.
-        images: images of a request.
-        labels: labels that a request adds.
-        text: characters of an item's text.
-        seconds: of a request, from its first line to the last byte of the answer.
-        queue: items and images of all requests that wait or are being tagged.
-        connections: open at once.
-        idle: seconds that a connection may take to send the head of a request.
-        image_seconds: processor time to decode one image.
-    """
-
-    body: int = 16 << 20
-    items: int = 64
-    images: int = 64
-    labels: int = 20
-    text: int = 1 << 15
-    seconds: float = 30.0
-    queue: int = 512
-    connections: int = 1000
-    idle: float = 10.0
-    image_seconds: float = 5.0
+    body: int = 16 << 20  # bytes of a request's body
+    items: int = 64  # of a request
+    images: int = 64  # likewise
+    labels: int = 20  # that a request adds
+    text: int = 1 << 15  # characters of an item's text
+    seconds: float = 30.0  # of a request, from its first line to the last byte of the answer
+    queue: int = 512  # items and images of all requests that wait or are being tagged
+    connections: int = 1000  # open at once
+    idle: float = 10.0  # seconds that a connection may take to send the head of a request
+    image_seconds: float = 5.0  # processor time to decode one image
 
     def __post_init__(self) -> None:
         if self.queue < self.items + self.images:

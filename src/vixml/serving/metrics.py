@@ -30,22 +30,14 @@ class Histogram:
 
 
 class Metrics:
-    """What a server has done.
-
-    Attributes:
-        requests: (path, status) -> answers; paths are those of the API, so their number is bounded.
-        seconds: of requests.
-        batch_seconds: of batches.
-        items: tagged or encoded.
-        batches: of the model.
-        images: decoded, refused.
-    """
+    """Counts of requests, items and images, and their times."""
 
     def __init__(self) -> None:
+        # (path, status) -> answers; paths are those of the API, so their number is bounded.
         self.requests: Counter[tuple[str, int]] = Counter()
         self.seconds, self.batch_seconds = Histogram(), Histogram()
-        self.items = self.batches = 0
-        self.images: Counter[str] = Counter()
+        self.items = self.batches = 0  # tagged or encoded; of the model
+        self.images: Counter[str] = Counter()  # decoded, refused
 
     def text(self, waiting: int, connections: int) -> str:
         """Return everything, as Prometheus reads it."""

@@ -54,7 +54,7 @@ ItemOrText = Annotated[Item, BeforeValidator(_as_item, json_schema_input_type=st
 Label = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
-class Wanted(Schema):
+class TagOptions(Schema):
     """Options for each item of a request."""
 
     k: int = Field(10, ge=1, le=MOST_LABELS, description="Labels per item.")
@@ -70,13 +70,13 @@ class Wanted(Schema):
     )
 
 
-class TagRequest(Wanted):
+class TagRequest(TagOptions):
     """Items to tag."""
 
     items: list[ItemOrText] = Field(min_length=1, max_length=FAR, description="Texts, or objects with text and images.")
 
 
-class TagForm(Wanted):
+class TagForm(TagOptions):
     """One item to tag, as a form: the fields of a TagRequest, its images as files."""
 
     text: str = Field("", description="Its text.")
@@ -106,7 +106,7 @@ class TagOut(Schema):
 
 
 class AddedOut(Schema):
-    """Where a label of the request ended up."""
+    """Rank of a label of the request."""
 
     label: str
     rank: int | None = Field(description=f"From 1; null if it is not among the first {RANKED}.")
@@ -200,7 +200,7 @@ class ModelList(Schema):
 
 
 class ErrorDetail(Schema):
-    """Why a request was refused."""
+    """Reason for refusing a request."""
 
     message: str
     type: str
@@ -215,6 +215,6 @@ class ErrorOut(Schema):
 
 
 class Health(Schema):
-    """Whether the server can tag."""
+    """State of the server: can it tag?"""
 
     status: Literal["ok", "failed"]

@@ -20,10 +20,11 @@ from vixml.config.registry import Dataset, VisionModel
 from vixml.config.run import RunConfig, Strict
 from vixml.data.corpus import read_strings
 from vixml.data.lexical import BUCKETS, NGRAMS
+from vixml.data.network_config import read_settings
 from vixml.errors import VixmlError, expect_equal, reading
 from vixml.files import read_json, sha256_file
 from vixml.images.vision import Lite0, VisionEncoder, efficientnet_lite0, open_hub_vision
-from vixml.manifest import ITSELF, with_digest
+from vixml.manifest import ITSELF, inside, with_digest
 from vixml.models.backbone import expect_shapes
 from vixml.models.prompt import Prompt
 from vixml.models.siamese import Siamese
@@ -50,7 +51,7 @@ class File(Strict):
 
 
 class Tokens(Strict):
-    """What the tokenizer adds to a text (:mod:`vixml.data.tokens`)."""
+    """Tokens that the tokenizer adds to a text (:mod:`vixml.data.tokens`)."""
 
     special: str | None
     bos_ids: list[int] | None
@@ -66,7 +67,7 @@ class Vision(Strict):
 
 
 class Header(Strict):
-    """What ``model.json`` holds; names of files lead to no other folder."""
+    """Content of ``model.json``; names of files lead to no other folder."""
 
     format: str
     dataset: str
@@ -100,13 +101,10 @@ class ModelFolder:
         """
         folder = Path(folder)
         if not (folder / HEADER).is_file():
-            raise VixmlError(
-                "not a model folder",
-                where=folder,
-                found=f"no {HEADER}" if folder.is_dir() else "no such folder",
-                expected=f"a folder that `vixml pack` wrote, with {HEADER}",
-                hint="name such a folder; a copy that was interrupted lacks files",
-            )
+            found = f"no {HEADER}" if folder.is_dir() else "no such folder"
+            expected = f"a folder that `vixml pack` wrote, with {HEADER}"
+            hint = "name such a folder; a copy that was interrupted lacks files"
+            raise VixmlError("not a model folder", where=folder, found=found, expected=expected, hint=hint)
         header = read_json(folder / HEADER)
         _check_header(header, folder / HEADER)
         for name, entry in header["files"].items():
@@ -118,17 +116,10 @@ class ModelFolder:
             raise VixmlError(what, where=foreign[0], hint=hint)
         opened = cls(folder, header, _read(folder, "config", RunConfig), _read(folder, "dataset", Dataset))
         config = opened.path(f"{LANGUAGE}/config.json")
-        architecture = read_json(config)
-        if not isinstance(architecture, dict):
-            what = "a model folder has no architecture of its language model"
-            raise VixmlError(what, where=config, found=type(architecture).__name__, hint=COPY_AGAIN)
-        if "auto_map" in architecture:
-            raise VixmlError(
-                "a model folder asks for code of its own",
-                where=f"{config}: auto_map",
-                expected="an architecture that transformers has: loading a model runs no code",
-                hint="pack a model without it",
-            )
+        if "auto_map" in read_settings(config):
+            what, hint = "a model folder asks for code of its own", "pack a model without it"
+            expected = "an architecture that transformers has: loading a model runs no code"
+            raise VixmlError(what, where=f"{config}: auto_map", expected=expected, hint=hint)
         return opened
 
     def __contains__(self, name: str) -> bool:
@@ -157,18 +148,15 @@ class ModelFolder:
     def vectors(self, name: str, n: int, width: int | None = None) -> np.ndarray:
         """Return vectors as :meth:`array`: (n, width) float32, every value finite, whose check takes 7 % of the time of the hash.
 
-        Args:
-            name: of the file.
-            n: rows expected.
-            width: columns expected; None: ``dim`` of the header, or more.
+        ``width`` None: ``dim`` of the header, or more.
 
         Raises:
             VixmlError: another shape or type, NaN or infinity.
         """
-        found, dim = self.array(name), self.header["dim"]
-        if width is None and found.ndim == 2:
-            width = max(dim, found.shape[1])
-        expected = f"shape {(n, dim if width is None else width)}, float32"
+        found = self.array(name)
+        if width is None:
+            width = max((self.header["dim"], *found.shape[1:2]))
+        expected = f"shape {(n, width)}, float32"
         what, where = "vectors of a model folder do not fit the rest of it", self.folder / name
         expect_equal(f"shape {found.shape}, {found.dtype}", expected, what, where=where, hint=COPY_AGAIN)
         check_rows(f"rows of {name}", found)
@@ -253,7 +241,7 @@ def _check_header(header: Any, where: Path) -> None:
 def _verify(folder: Path, name: str, entry: dict[str, Any]) -> None:
     """Check a file against its entry in the header."""
     path, what = folder / name, "a file of a model folder is missing, cut short or altered"
-    if Path(name).is_absolute() or ".." in Path(name).parts:
+    if not inside(name):
         raise VixmlError("a model folder names a file outside itself", where=folder / HEADER, found=name)
     found = f"{path.stat().st_size} bytes" if path.is_file() else "no such file"
     expect_equal(found, f"{entry['bytes']} bytes", what, where=path, hint=COPY_AGAIN)

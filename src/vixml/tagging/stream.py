@@ -31,7 +31,7 @@ from vixml.files import atomic_path, read_json, sha256_json, write_json
 from vixml.identity import alone, discard, kept_folder
 from vixml.progress import bar, warn
 from vixml.runtime import map_in_order
-from vixml.tagging.rows import Columns, Row, digest_of, form_of, items_of
+from vixml.tagging.rows import Columns, Row, digest_of_table, form_of, items_of
 from vixml.tagging.tagger import ITEMS_AT_ONCE, PICTURES, PICTURES_AT_ONCE, Read, Tagger, in_chunks
 from vixml.text import csv_cell
 
@@ -42,7 +42,7 @@ ASIDE = ("row", "id", "reason", "tagged")
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which tags are written, and how.
+    """Tags to write, and their form.
 
     Attributes:
         k: of :func:`tag_table`.
@@ -76,15 +76,12 @@ def tag_table(
     """Write the tags of every item of a table, and beside it the rows that were put aside.
 
     Args:
-        tagger: the model.
         table: a file of any kind that ``vixml new`` reads (:mod:`vixml.data.table_files`), a pattern, or a list of these:
             parts of one table.
         out: ``.csv``, ``.jsonl`` or ``.parquet`` with ``id``, ``rank`` (from 1), ``label`` and ``score``, one row per tag. Rows
             that cannot be tagged are in ``<out>.aside.csv`` with their reason; items that were tagged without a picture that
             cannot be read are there, too.
         k: tags of an item at most.
-        columns: of the table.
-        wanted: which tags, and how.
 
     Returns:
         Counts: ``items``, ``tagged``, ``aside`` (not tagged), ``faulty_pictures`` (items tagged without a picture),
@@ -106,7 +103,7 @@ def tag_table(
     if columns.pictures and not tagger.reads_images:
         warn(f"{tagger.folder.folder}: this model reads text only; the column {columns.pictures} is not looked at")
     limits = _limits(tagger, wanted)
-    digest, lines = digest_of(paths)
+    digest, lines = digest_of_table(paths)
     form = form_of(tagger, paths, columns)
     told = {name: value if value is None else str(value) for name, value in vars(columns).items()}
     told |= {"form": form.model_dump()}
@@ -161,7 +158,7 @@ def _limits(tagger: Tagger, wanted: Wanted) -> tuple[float, float]:
             "this model does not know what its scores are worth",
             where=tagger.folder.folder,
             found="no calibration.json: too few items were held out of its training, or inference was not chosen on them",
-            hint="leave out --precision, --unlike and --probability; or fit a catalogue with 4,000 training items or more",
+            hint="leave out --precision, --unlike and --probability; or fit a catalogue with at least 500 training items",
         )
     score = similarity = -math.inf
     said = []

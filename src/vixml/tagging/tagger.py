@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, TypeVar
@@ -168,7 +168,6 @@ class Tagger:
         """Open a model folder; every file is verified, and none runs code.
 
         Args:
-            folder: of ``vixml pack``.
             device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
             threads: processor threads of this process; None leaves torch's number.
             precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``; auto is what this machine multiplies natively. Scores of
@@ -286,9 +285,8 @@ class Tagger:
     def _chunks(self, items: Iterable[Item]) -> Iterator[list[Read]]:
         """Yield items as the encoder reads them, some at a time; a picture that cannot be read is an error."""
         if isinstance(items, (str, Mapping)):
-            raise VixmlError(
-                "one item in place of a list of items", where="items", found=repr(items)[:80], hint="[item]"
-            )
+            what = "one item in place of a list of items"
+            raise VixmlError(what, where="items", found=repr(items)[:80], hint="[item]")
         yield from in_chunks(map(self._whole, count(), items), lambda read: len(read.pixels))
 
     def _whole(self, number: int, item: Item) -> Read:
@@ -452,12 +450,13 @@ class Tagger:
     def add_labels(self, labels: Iterable[Item], offset: float | None = None) -> None:
         """Add labels without training; they compete with the known ones from now on.
 
-        A new label's vector is that of its text (and pictures) through the prototype network, with the free vector of the
-        nearest known label, or the text vector alone where the model searches by text vectors or has no prototype network. It has a price. Measured on
-        a catalogue with 53 new labels: R@10 of 46 on items that have them, at a cost of 3 points on the known labels. An
-        ``offset`` trades one for the other: below 0 it favours the known labels. Choose it on held-out labels: train a run
-        without some labels, pack it, add them, set :attr:`offset` to a few values between -0.2 and 0.2, and keep the one
-        whose tags of held-out items are best.
+        A new label's vector is that of its text (and images) through the prototype network, with the free vector of the
+        nearest known label, or the text vector alone where the model searches by text vectors or has no prototype network.
+        It has a price. Measured on a catalogue with 53 new labels: R@10 of 46 on items that have them, at a cost of 3 points
+        on the known labels. No training query has a new label, so label search finds it far more often than local ridge votes
+        do (docs/deviations.md D34). An ``offset`` trades known labels for new ones: below 0 it favours the known. Choose it on
+        held-out labels: train a run without some labels, pack it, add them, set :attr:`offset` to a few values between -0.2
+        and 0.2, and keep the one whose tags of held-out items are best.
 
         Args:
             labels: texts, or mappings as in :meth:`tag`, or one of them; ``id`` names a label, else its text does.
@@ -659,10 +658,4 @@ def _file(path: Path) -> bytes:
     return path.read_bytes()
 
 
-_warned: set[str] = set()
-
-
-def _warn_once(sentence: str) -> None:
-    if sentence not in _warned:
-        _warned.add(sentence)
-        warn(sentence)
+_warn_once = cache(warn)

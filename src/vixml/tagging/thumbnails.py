@@ -6,7 +6,6 @@ On disk they are two arrays beside the neighbours of a model folder: all files o
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,19 +65,15 @@ def write_thumbnails(work: Path, store: ImageStore, images: Ragged) -> None:
     first = images.select(present[images.values]).first(1)
     if not len(first.values):
         return
-    found = dict(_small(store, np.unique(first.values)))
-    files = [b"".join(found[image] for image in first.row(row).tolist()) for row in range(len(first))]
-    offsets = offsets_of([len(file) for file in files])
-    save_array(work / FILES, np.frombuffer(b"".join(files), np.uint8))
-    save_array(work / OFFSETS, offsets)
-
-
-def _small(store: ImageStore, wanted: np.ndarray) -> Iterator[tuple[int, bytes]]:
-    """Yield (id, JPEG) of some images; the ids ascend, as the store is read."""
-    for image in wanted.tolist():
+    found = {}
+    for image in np.unique(first.values).tolist():  # ascending, as the store is read
         with Image.open(io.BytesIO(store.read(image)), formats=("PNG",)) as opened:
             small = opened.convert("RGB")
         small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
         written = io.BytesIO()
         small.save(written, "JPEG", quality=QUALITY)
-        yield image, written.getvalue()
+        found[image] = written.getvalue()
+    files = [b"".join(found[image] for image in first.row(row).tolist()) for row in range(len(first))]
+    offsets = offsets_of([len(file) for file in files])
+    save_array(work / FILES, np.frombuffer(b"".join(files), np.uint8))
+    save_array(work / OFFSETS, offsets)

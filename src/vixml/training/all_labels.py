@@ -106,11 +106,7 @@ def decoupled_softmax(scores: Tensor, pairs: Tensor, temperature: float, log_wei
 def label_loss(queries: Tensor, vectors: Tensor, candidates: Candidates, temperature: float) -> Tensor:
     """Return the softmax loss of queries against the label vectors of their candidates, a scalar.
 
-    Args:
-        queries: (n, dim) float32 unit rows.
-        vectors: (n_labels, dim) float32, not normalised.
-        candidates: of the queries.
-        temperature: of the softmax.
+    ``queries`` are (n, dim) float32 unit rows; ``vectors``, (n_labels, dim) float32, are not normalised.
     """
 
     def sent(array: np.ndarray) -> Tensor:
@@ -130,8 +126,6 @@ def refit(
         vectors: (n_labels, dim) float32, where to start; overwritten.
         queries: (n, dim) float32 unit rows on the CPU.
         truth: (n rows) label ids of each query.
-        config: batch size, epochs, rate, temperature and sampled labels.
-        seed: of the run.
         advance: is told the number of queries of each step.
     """
     training, trained, n = config.training, np.flatnonzero(truth.counts()), len(truth)

@@ -85,16 +85,11 @@ class Batch:
 
 
 def query_order(rows: np.ndarray, groups: np.ndarray | None, seed: int, epoch: int) -> np.ndarray:
-    """Return the epoch's order of training queries.
+    """Return the epoch's order of training queries: (n,) int64, a permutation of ``rows``.
 
     Args:
         rows: (n,) int64 training rows.
         groups: (n,) int64 group of each of them (NGAME: groups in random order, whole), or None for a plain shuffle.
-        seed: of the run.
-        epoch: from 0.
-
-    Returns:
-        (n,) int64, a permutation of ``rows``.
     """
     rng = generator(seed, ORDER, epoch)
     shuffled = rng.permutation(len(rows))
@@ -111,8 +106,6 @@ def draw_positives(truth: Ragged, rows: np.ndarray, weights: np.ndarray, seed: i
         truth: label ids of each query.
         rows: (n,) int64 queries that must have a label.
         weights: (n_labels,) float64, positive.
-        seed: of the run.
-        epoch: from 0.
 
     Returns:
         (len(truth),) int64 label ids; -1 for queries not in ``rows``.
@@ -131,14 +124,8 @@ def draw_positives(truth: Ragged, rows: np.ndarray, weights: np.ndarray, seed: i
 class EpochBatches(Dataset):
     """The batches of one epoch, by index; the last one may be smaller.
 
-    Args:
-        data: the training set.
-        config: the run: batch size, copies of labels, draws, items of a part.
-        seed: of the run.
-        epoch: from 0.
-        groups: (n,) int64 group of each training query (NGAME), or None for a plain shuffle.
-        group: the processes that share each batch.
-        with_text: False leaves the parts out (training on stored vectors).
+    ``groups`` are as in :func:`query_order`; ``group`` are the processes that share each batch; ``with_text`` False leaves the
+    parts out (training on stored vectors).
     """
 
     def __init__(
@@ -205,16 +192,13 @@ class EpochBatches(Dataset):
 
 
 def draw_per_group(groups: np.ndarray, members: np.ndarray, n_groups: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw one member of each group uniformly.
+    """Draw one member of each group uniformly: (n_groups,) int64; (0,) without pairs.
 
     Args:
         groups: (n,) int64 group of each pair.
         members: (n,) int64 member of each pair.
         n_groups: every group in [0, n_groups) must occur; or there are no pairs at all, and nothing is drawn.
         rng: used once.
-
-    Returns:
-        (n_groups,) int64; (0,) without pairs.
     """
     if not len(groups):
         return members
@@ -228,11 +212,7 @@ def draw_per_group(groups: np.ndarray, members: np.ndarray, n_groups: int, rng: 
 def iterate(batches: EpochBatches, start: int, workers: int, pin: bool = False) -> Iterator[Batch]:
     """Yield the batches from ``start`` on, in order.
 
-    Args:
-        batches: of the epoch.
-        start: index of the first.
-        workers: processes that assemble batches; 0: this one.
-        pin: whether to put them in pinned memory, for a GPU.
+    ``workers`` processes assemble them (0: this one); ``pin`` puts them in pinned memory, for a GPU.
     """
     yield from DataLoader(
         batches,

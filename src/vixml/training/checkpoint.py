@@ -18,7 +18,7 @@ import torch
 from vixml.digest import digest_of
 from vixml.errors import VixmlError
 from vixml.files import atomic_path, sha256_json, sweep
-from vixml.identity import compare, put_aside
+from vixml.identity import differences, put_aside
 from vixml.text import duration
 
 FORMAT = "vixml-checkpoint-3"
@@ -34,7 +34,6 @@ class Checkpoint:
     end of an epoch, where resuming repeats least work, and inside an epoch if ``minutes`` have passed as well.
 
     Args:
-        folder: its folder.
         identity: what decides what is learned, by name: JSON values. ``config`` are the run's settings, ``code`` the hash
             of each module.
         minutes: least time between checkpoints inside an epoch.
@@ -52,10 +51,7 @@ class Checkpoint:
         return waited * SHARE >= self.cost and (epoch_ended or waited > 60 * self.minutes)
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write the running state atomically.
-
-        Args:
-            state: tensors, numbers, strings, lists and dictionaries of them.
+        """Write the running state (tensors, numbers, strings, lists and dictionaries of them) atomically.
 
         Raises:
             VixmlError: the disk is full; the last checkpoint is kept.
@@ -103,7 +99,7 @@ class Checkpoint:
             return None
         if found == self.identity:
             return state
-        only_code, changed = compare(found, self.identity)
+        only_code, changed = differences(found, self.identity)
         old, new = digest_of(found.get("code", {})), digest_of(self.identity.get("code", {}))
         if only_code and self.accept:
             note = {name: state.get(name) for name in ("epoch", "step_in_epoch", "seconds")} | {"from": old, "to": new}

@@ -24,11 +24,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vixml.runtime import one_thread_each, share_out
+from vixml.training.mining import ITERATIONS, LARGE, MORE, SETTLED
 
-ITERATIONS = 6  # Lloyd steps per level; the objective of a small group hardly changes after four
-# A large group settles later: it may take more steps, until fewer than one point in a thousand changes sides. PICTO's 4,524
-# training queries are fewer, so that its groups stay those of its published results.
-LARGE, MORE, SETTLED = 4600, 24, 1000
 # Values in a block of gathered vectors. On a processor it stays in the cache beside its centres.
 BLOCK = {"cpu": 1 << 16, "cuda": 1 << 26}
 WIDE = 256  # groups from this size on are ranked one by one, so that their centre need not be copied for each point
@@ -37,20 +34,13 @@ PIECE = 1024  # rows that are added up one after the other; then the sums of pie
 
 @dataclass(frozen=True)
 class Level:
-    """The groups of a level that are bisected; known before any vector is read.
+    """The ``g`` groups of a level that are bisected, (g,) int64 each; known before any vector is read."""
 
-    Attributes:
-        starts: (g,) int64 ascending, where each group starts.
-        sizes: (g,) int64, its number of points.
-        left: (g,) int64, how many of them go left.
-        first, second: (g,) int64, the points that are its first centres, two different ones.
-    """
-
-    starts: np.ndarray
-    sizes: np.ndarray
-    left: np.ndarray
-    first: np.ndarray
-    second: np.ndarray
+    starts: np.ndarray  # where each group starts, ascending
+    sizes: np.ndarray  # its number of points
+    left: np.ndarray  # how many of them go left
+    first: np.ndarray  # the point that is its first centre
+    second: np.ndarray  # and another one, its second
 
 
 def balanced_groups(vectors: Tensor, n_groups: int, seed: int, overwrite: bool | None = None) -> np.ndarray:
@@ -168,7 +158,7 @@ def _largest(scores: Tensor, valid: Tensor, rank: Tensor, count: Tensor) -> Tens
 
 
 def _scores(vectors: Tensor, rows: Tensor, sizes: Tensor, apart: Tensor, pool: Executor | None) -> Tensor:
-    """Return each row's product with its group's difference of centres.
+    """Return each row's product with its group's difference of centres: (m,) float32.
 
     A unit vector x is nearer to a than to b exactly when x . (a - b) is larger (up to a constant of the group). Not by a
     matrix product, whose rounding depends on the number of rows and of threads.
@@ -178,10 +168,7 @@ def _scores(vectors: Tensor, rows: Tensor, sizes: Tensor, apart: Tensor, pool: E
         rows: (m,) int64 ascending, those of a group side by side.
         sizes: (g,) int64, number of rows of each group.
         apart: (g, dim) float32.
-        pool: threads to share the work on a processor.
-
-    Returns:
-        (m,) float32.
+        pool: as in :func:`_bisect`.
     """
     step = max(1, BLOCK[vectors.device.type] // max(1, vectors.shape[1]))
     scores = torch.empty(len(rows), device=vectors.device)
@@ -243,16 +230,12 @@ def _unit_means(vectors: Tensor, rows: Tensor, part: Tensor, pool: Executor | No
 
 
 def ordered_sums(vectors: Tensor, rows: Tensor, counts: Tensor, pool: Executor | None = None) -> Tensor:
-    """Add up runs of vectors, in an order that depends on the rows only.
+    """Add up runs of vectors, in an order that depends on the rows only: (g, dim) float32; zero for an empty run.
 
     Args:
         vectors: (n, dim) float32.
         rows: (m,) int64 of ``vectors``, those of a run side by side.
         counts: (g,) int64, the length of each run; they add up to ``m``.
-        pool: threads to share the work on a processor.
-
-    Returns:
-        (g, dim) float32; zero for an empty run.
     """
     ends = counts.cumsum(0)
     if not len(counts) or int(counts.max()) <= PIECE:

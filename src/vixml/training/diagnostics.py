@@ -28,7 +28,7 @@ PRODUCTS = 1 << 26  # of queries and labels, in memory at a time
 
 
 @dataclass(frozen=True)
-class Queries:
+class WatchedQueries:
     """Queries and their labels.
 
     Attributes:
@@ -65,7 +65,7 @@ def mean_cosine(unit: Tensor) -> float:
     return float((total.square().sum() - n) / (n * (n - 1)))
 
 
-def precision_at_1(queries: Queries, labels: Tensor) -> float:
+def precision_at_1(queries: WatchedQueries, labels: Tensor) -> float:
     """Return P@1 in percent by label search over ``labels``, (n_labels, dim) float32 unit rows."""
     best = [(some @ labels.T).argmax(dim=1) for some in _in_pieces(queries.vectors, len(labels))]
     return hits(torch.cat(best), queries.truth)
@@ -76,7 +76,9 @@ def _in_pieces(queries: Tensor, width: int) -> Sequence[Tensor]:
     return queries.split(max(1, PRODUCTS // max(width, 1)))
 
 
-def knn_precision_at_1(queries: Queries, train: Queries, neighbours: int = 20, temperature: float = 0.05) -> float:
+def knn_precision_at_1(
+    queries: WatchedQueries, train: WatchedQueries, neighbours: int = 20, temperature: float = 0.05
+) -> float:
     """Return P@1 in percent if the ``neighbours`` nearest training queries vote for their labels.
 
     A vote's weight is the softmax of the neighbours' similarities, divided by ``temperature``.
@@ -128,14 +130,9 @@ def collapse_warning(report: dict[str, Any], config: RunConfig) -> str | None:
 
 
 def require_finite(loss: float, vectors: Tensor, epoch: int) -> None:
-    """Stop a diverged run.
+    """Stop a diverged run, by the epoch's mean loss and the query vectors, (n, dim) float32, as stored during it.
 
     The loss alone does not show it: a comparison with NaN is false, so no negative violates and the loss is zero.
-
-    Args:
-        loss: the epoch's mean.
-        vectors: (n, dim) float32 query vectors as stored during the epoch.
-        epoch: from 0.
 
     Raises:
         VixmlError: NaN or infinity in either.
@@ -151,12 +148,9 @@ def require_finite(loss: float, vectors: Tensor, epoch: int) -> None:
 
 
 def prototype_inputs(model: Siamese, u: Tensor, labels: Tensor) -> dict[str, float]:
-    """Return the mean norms of the three tokens that enter the prototype network.
+    """Return the mean norms of the three tokens that enter PRIME's prototype network.
 
-    Args:
-        model: a model of PRIME.
-        u: (n, dim) float32 text vectors of ``labels``, not normalised.
-        labels: (n,) int64, on the model's device.
+    ``u`` are the text vectors of ``labels``, (n, dim) float32, not normalised; ``labels``, (n,) int64, are on the model's device.
     """
     free = model.prototypes.free.weight.detach()[model.cluster[labels]]
     known = model.centroid[labels[model.has_centroid[labels]]]
@@ -167,18 +161,17 @@ def prototype_inputs(model: Siamese, u: Tensor, labels: Tensor) -> dict[str, flo
     }
 
 
-def evaluate(
+def diagnose(
     model: Siamese,
     labels: np.ndarray,
     label_u: Tensor,
     label_z: Tensor | None,
-    validation: Queries,
-    train: Queries,
+    validation: WatchedQueries,
+    train: WatchedQueries,
 ) -> dict[str, float]:
     """Return the epoch's diagnostics.
 
     Args:
-        model: the Siamese model.
         labels: (n,) int64, those of :func:`watched`.
         label_u: (n, dim) float32, their text vectors, not normalised.
         label_z: (n, dim) float32 unit rows, their prototypes, or None.

@@ -43,11 +43,7 @@ class Earlier:
 
     @classmethod
     def open(cls, start: Start, encoder: Encoder) -> Earlier:
-        """Read the folder, whose files are verified.
-
-        Args:
-            start: where it is.
-            encoder: of the run that starts from it.
+        """Read the folder, whose files are verified, for a run with this encoder.
 
         Raises:
             VixmlError: it is missing, damaged, another one than that which the run names, or what its language model learned has
@@ -56,9 +52,8 @@ class Earlier:
         folder = Path(start.folder)
         header = folder / HEADER
         if not header.is_file():
-            raise VixmlError(
-                "no model folder to start from", where=folder, expected=f"a folder with {HEADER}", hint=AGAIN
-            )
+            what, expected = "no model folder to start from", f"a folder with {HEADER}"
+            raise VixmlError(what, where=folder, expected=expected, hint=AGAIN)
         what = "the model folder to start from is another one now"
         expect_equal(sha256_file(header), start.sha256, what, where=header, hint=AGAIN)
         files = read_json(header)["files"]
@@ -86,9 +81,7 @@ class Earlier:
             # Computed anew from the items there are now.
             if name in (FREE, "backbone.row_of", CLUSTER) or name.startswith(("centroid", "has_centroid", "centre")):
                 continue
-            found = (
-                self.language.get(key) if name.startswith(NETWORK) and name not in self.head else self.head.get(name)
-            )
+            found = self.head.get(name, self.language.get(key) if name.startswith(NETWORK) else None)
             if found is None and not name.startswith(NETWORK):
                 continue  # a part that the earlier run had not, such as an image projection: it stays new
             rows = model.backbone.row_of
@@ -138,13 +131,8 @@ def _expect_same_encoder(path: Path, now: Encoder) -> None:
     # A frozen one learned nothing: it is the published model, as good a start for all weights.
     if same and (before["train"] == now.train or (before["train"], now.train) == ("frozen", "full")):
         return
-    told = [
-        ", ".join(f"{key}: {one[key]}" for key in ("model", "layers", "train")) for one in (before, now.model_dump())
-    ]
-    raise VixmlError(
-        "the model folder to start from holds another language model, or one that was trained in another way",
-        where=f"{path}: encoder",
-        found=told[0],
-        expected=told[1],
-        hint=f"set these keys of the run's `encoder` to those of the folder, or {AGAIN}",
-    )
+    keys = ("model", "layers", "train")
+    found, expected = (", ".join(f"{key}: {one[key]}" for key in keys) for one in (before, now.model_dump()))
+    what = "the model folder to start from holds another language model, or one that was trained in another way"
+    hint = f"set these keys of the run's `encoder` to those of the folder, or {AGAIN}"
+    raise VixmlError(what, where=f"{path}: encoder", found=found, expected=expected, hint=hint)

@@ -58,16 +58,13 @@ class Triplets:
 
 
 def mine(scores: Tensor, is_positive: Tensor, drawn: Tensor, k: int) -> Triplets:
-    """Pick each row's drawn positive and its ``k`` highest-scoring non-positives.
+    """Pick each row's drawn positive and its ``k`` highest-scoring non-positives; gradients flow through the scores.
 
     Args:
         scores: (n, m) float32.
         is_positive: (n, m) bool, every pair of the batch that is in the ground truth.
         drawn: (n,) int64, one positive column per row.
         k: negatives per row; a row with fewer non-positives has fewer (docs/deviations.md D29).
-
-    Returns:
-        The triplets; gradients flow through the scores.
     """
     k = min(k, scores.shape[1])
     with torch.no_grad():
@@ -143,9 +140,7 @@ def total_loss(
         queries: (n, dim) float32 unit rows.
         texts: (m, dim) float32 unit rows, text vectors ``u`` of the batch's labels.
         prototypes: (m, dim) float32 unit rows ``z``, or None for NGAME.
-        positives: true and drawn pairs.
         config: margins, temperature, weights, and the form of the terms.
-        method: the base method, which has one loss or another.
 
     Returns:
         The total (a scalar) and the method's terms by name: ``q_u``, ``q_z``, ``u_q``, ``reg`` (unweighted).

@@ -90,7 +90,9 @@ def train(
         state = new_state(training)
         n_queries = len(training.data.rows) * (config.training.epochs + config.training.refit_epochs)
         shown = bar(str(run), n_queries) if first else nullcontext(Quiet())
-        enough = enough_memory(lambda: f"train {run}, {position(training, state)}", lambda: smaller(training, state))
+        enough = enough_memory(
+            lambda: f"train {run}, {training_position(training, state)}", lambda: smaller(training, state)
+        )
         with shown as advance, lost_processes(group), enough:
             fit(training, state, checkpoint, TrainingView(advance, str(run), config.training.epochs))
             leave()
@@ -158,12 +160,8 @@ class Training:
     """One run, ready to train: everything that stays the same, except the values of the model's tensors.
 
     Attributes:
-        config: the run.
         model: on the device that trains it.
-        data: the training set.
         held_out: (n_val,) int64 rows of train, for diagnostics.
-        precision: ``fp32``, ``bf16`` or ``fp16``.
-        seed: of the run.
         group: the processes that train it together.
         earlier: the model to start from.
         label_texts: text of each label, for matching those of ``earlier``.
@@ -252,13 +250,11 @@ class State:
     Random numbers are not part of it: those of a step follow from the seed and the step's position.
 
     Attributes:
-        optimizer: AdamW.
         scaler: of gradients, enabled in ``fp16``.
         stored: (n_train, dim) unit query vectors as last seen; empty except in rank 0.
         query_u: (n_train, dim) float32 query vectors of a frozen encoder, not normalised, or None.
         label_u: (n_labels, dim) float32 text vectors of a frozen encoder, not normalised, or None.
         groups: (n,) int64 group of each training query in a mined epoch, or None.
-        epoch: from 0.
         step_in_epoch: steps done in this epoch.
         sums: of each loss term over the epoch's queries.
         seconds: of training, without diagnostics and saving.
@@ -368,11 +364,7 @@ def make_optimizer(model: Siamese, config: Optimizer) -> torch.optim.AdamW:
 def learning_rate_factor(step: int, warmup: int, total: int, ahead: bool = True) -> float:
     """Return the schedule's factor for step ``step`` (from 0): linear warm-up, then linear decay to zero.
 
-    Args:
-        step: from 0.
-        warmup: steps of warm-up.
-        total: number of steps.
-        ahead: whether the first step's rate is that of the ramp's first step; else it is 0 (D27).
+    ``ahead``: whether the first step's rate is that of the ramp's first step; else it is 0 (D27).
 
     Example:
         >>> [learning_rate_factor(s, 2, 6) for s in range(7)]
@@ -383,12 +375,6 @@ def learning_rate_factor(step: int, warmup: int, total: int, ahead: bool = True)
     if step < warmup:
         return (step + ahead) / warmup
     return max(0.0, (total - step) / max(1, total - warmup))
-
-
-def set_learning_rates(optimizer: torch.optim.Optimizer, step: int, total: int) -> None:
-    """Set every group's learning rate for step ``step`` of ``total``; it depends on nothing else, so there is no state."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * learning_rate_factor(step, group["warmup"], total, group["ahead"])
 
 
 # --- The loop: epochs and their steps.
@@ -457,7 +443,7 @@ def start_or_resume(training: Training, state: State, checkpoint: Checkpoint, vi
         initialise(training, state)
 
 
-def position(training: Training, state: State) -> str:
+def training_position(training: Training, state: State) -> str:
     """Return a training's position, for an error."""
     if state.refitting:
         return "fitting label vectors (training.refit_epochs)"
@@ -492,7 +478,9 @@ def train_step(training: Training, state: State, batch: Batch) -> Tensor:
     config, model, device = training.config, training.model, training.device
     optimizer, scaler = state.optimizer, state.scaler
     step = state.epoch * training.steps_per_epoch + state.step_in_epoch
-    set_learning_rates(optimizer, step, training.total_steps)
+    for group in optimizer.param_groups:  # rates follow from the step alone, so the schedule has no state
+        factor = learning_rate_factor(step, group["warmup"], training.total_steps, group["ahead"])
+        group["lr"] = group["peak"] * factor
     stream = (training.seed, DROPOUT, state.epoch, state.step_in_epoch)
     n, m = len(batch.queries), len(batch.labels)
     encoded = None
@@ -527,11 +515,7 @@ def train_step(training: Training, state: State, batch: Batch) -> Tensor:
 def batch_loss(training: Training, batch: Batch, queries: Tensor, u_labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss of a batch and its terms by name.
 
-    Args:
-        training: the run.
-        batch: the batch.
-        queries: (n, dim) float32 unit rows.
-        u_labels: (m, dim) float32, the labels' text vectors, not normalised.
+    ``queries``: (n, dim) float32 unit rows; ``u_labels``: (m, dim) float32, the labels' text vectors, not normalised.
     """
     config, model, device = training.config, training.model, training.device
     texts = F.normalize(u_labels.float(), dim=1)
@@ -633,10 +617,8 @@ def say_what_was_kept(training: Training, n_known: int) -> None:
 def start_vectors(training: Training, queries: Tensor, rows: np.ndarray | None, label_u: Tensor) -> None:
     """Set each label's own vector to its centroid plus a share of its text vector.
 
-    Args:
-        training: the run.
-        queries, rows: unit vectors of the training queries, as in :func:`vixml.training.vectors.label_means`.
-        label_u: (n_labels, dim) float32 text vectors, not normalised.
+    ``queries`` and ``rows`` are as in :func:`vixml.training.vectors.label_means`; ``label_u``, (n_labels, dim) float32 text
+    vectors, is not normalised.
     """
     model = training.model
     if training.group.rank == 0:
@@ -690,10 +672,7 @@ def update_groups(training: Training, state: State, view: TrainingView) -> None:
 def refresh_centroids(training: Training, state: State, encode_again: bool = False) -> None:
     """Set each label's centroid to the mean of its training queries' vectors (no moving average).
 
-    Args:
-        training: the run.
-        state: with the stored vectors.
-        encode_again: encode the queries with the current model, without dropout, instead of reading their stored vectors.
+    ``encode_again``: encode the queries with the current model, without dropout, instead of reading their stored vectors.
     """
     model, data, rows = training.model, training.data, training.data.rows
     vectors, source = state.stored.read(), rows
@@ -725,9 +704,9 @@ def epoch_report(training: Training, state: State) -> dict[str, Any] | None:
     stored = state.stored.take(rows)
     diagnostics.require_finite(means["loss"], stored, state.epoch)
     label_z = all_prototypes(model, label_u, labels=labels) if model.has_prototypes else None
-    held_out_queries = diagnostics.Queries(F.normalize(validation, dim=1), data.truth.take(held_out))
-    trained = diagnostics.Queries(stored, data.used_truth)
-    diagnosed = diagnostics.evaluate(model, labels, label_u, label_z, held_out_queries, trained)
+    held_out_queries = diagnostics.WatchedQueries(F.normalize(validation, dim=1), data.truth.take(held_out))
+    trained = diagnostics.WatchedQueries(stored, data.used_truth)
+    diagnosed = diagnostics.diagnose(model, labels, label_u, label_z, held_out_queries, trained)
     return {
         "epoch": state.epoch,
         "steps": state.step_in_epoch,

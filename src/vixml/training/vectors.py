@@ -25,10 +25,7 @@ class EncodedBatch:
     last are encoded twice, with the same dropout.
 
     Args:
-        model: the Siamese model.
-        batch: the batch.
         group: the processes that share the batch.
-        precision: ``fp32``, ``bf16`` or ``fp16``.
         stream: seed, purpose, epoch and step; with the part's position they key its dropout.
 
     Attributes:

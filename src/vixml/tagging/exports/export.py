@@ -24,16 +24,12 @@ MARKER, FORMAT = "export.json", "vixml-export-1"
 
 
 def export(model: Path | str, to: str, out: Path | str, items: bool = False) -> list[str]:
-    """Write an export; ``out`` appears whole and verified, or not at all.
+    """Write an export and return lines about what was verified; ``out`` appears whole, or not at all.
 
     Args:
-        model: a model folder.
         to: ``sentence-transformers``, ``onnx``, ``faiss`` or ``parquet``.
         out: folder to write; it may replace another export. For ``parquet`` without items also a file, ``*.parquet``.
         items: with ``faiss`` and ``parquet``, the training items, too.
-
-    Returns:
-        Lines about what was verified.
 
     Raises:
         VixmlError: no model folder, a package that is missing, an ``out`` that is something else, or an export that does

@@ -25,20 +25,15 @@ HUBS_OWN = {".gitattributes", "README.md"}  # what a new repository may have
 def push(
     model: Path | str, repository: str, form: str = "model", items: bool | None = None, public: bool = False
 ) -> list[str]:
-    """Push in one commit, after which the repository holds the verified files and nothing else.
+    """Push in one commit, after which the repository holds the verified files and nothing else; return lines about it.
 
     The token is that of ``hf auth login`` or of the variable ``HF_TOKEN``; it is in no message.
 
     Args:
-        model: a model folder.
         repository: OWNER/NAME; made if there is none. It may hold an earlier push, and nothing else.
         form: ``model`` or ``sentence-transformers``.
         items: whether the training items of a model folder are pushed, too. None refuses a folder that holds them:
             whoever may read the repository can read them.
-        public: whether everybody may read it.
-
-    Returns:
-        Lines about what was pushed.
 
     Raises:
         VixmlError: training items without a word about them, a repository that is public or holds something else, or

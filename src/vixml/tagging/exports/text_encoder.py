@@ -6,13 +6,14 @@ vocabulary is whole, adapters are merged, and positions are those that the netwo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Regex, normalizers
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -36,8 +37,6 @@ class TextEncoder(nn.Module):
 
     Args:
         model: the trained networks, on the CPU; its language model is changed.
-        pooling: ``encoder.pooling`` of the run.
-        prompt: of items.
         around: special ids before and after each text.
         most: tokens of a text that are kept, those of ``around`` included.
 
@@ -48,7 +47,6 @@ class TextEncoder(nn.Module):
         late: the layer that fuses images (docs/deviations.md D20); it changes a text alone, too. None: there is none.
         gap: ``(position, width)`` of a gap in the positions, which the network does not count by itself; None: no gap.
         before, after: ids around the tokens of each text, the prompt's words among them.
-        dim: length of a vector.
     """
 
     def __init__(
@@ -62,7 +60,8 @@ class TextEncoder(nn.Module):
         self.last, self.centre = pooling == "last", model.centre if model.centred else None
         self.causal, self.dim = model.backbone.causal, model.backbone.dim
         at = prompt.pieces.index(TEXT)
-        self.before, self.after = _words(prompt.pieces[:at]) + around[0], around[1] + _words(prompt.pieces[at + 1 :])
+        words = [list(Prompt(pieces).words) for pieces in (prompt.pieces[:at], prompt.pieces[at + 1 :])]
+        self.before, self.after = words[0] + around[0], around[1] + words[1]
         self.most = most - len(around[0]) - len(around[1])
         self.gap = close_gap(self.network, self.longest, _gap(prompt))
 
@@ -80,14 +79,11 @@ class TextEncoder(nn.Module):
         return len(self.before) + self.most + len(self.after)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Encode padded sequences.
+        """Encode padded sequences: (n, dim) float32 unit rows.
 
         Args:
             input_ids: (n, length) int64, padded behind the last token.
             attention_mask: (n, length) int64, 1 for tokens, 0 for padding.
-
-        Returns:
-            (n, dim) float32 unit rows.
         """
         length = input_ids.shape[1]
         positions = torch.arange(length, device=input_ids.device)
@@ -119,41 +115,28 @@ class TextEncoder(nn.Module):
 
         ``source`` is the language model's folder; ``ready``: the file itself cuts long texts and pads a batch.
         """
-        content = read_json(source / "tokenizer.json")
-        settings = read_json(source / "tokenizer_config.json")
-        words = {name: ids for name, ids in (("before", self.before), ("after", self.after)) if ids}
-        names = {number: token for token, number in load_tokenizer(source).get_vocab().items()}
-        special = {
-            name: {"id": name, "ids": ids, "tokens": [names.get(number, f"#{number}") for number in ids]}
-            for name, ids in words.items()
-        }
-
-        def single(sequence: str) -> list[dict[str, Any]]:
-            text = [{"Sequence": {"id": sequence, "type_id": 0}}]
-            front, back = ([{"SpecialToken": {"id": n, "type_id": 0}}] * (n in words) for n in ("before", "after"))
-            return front + text + back
-
-        layout = {"type": "TemplateProcessing", "single": single("A"), "pair": single("A") + single("B")}
-        clean = [
-            {"type": "Replace", "pattern": {"Regex": BREAKS}, "content": " "},
-            {"type": "Strip", "strip_left": True, "strip_right": True},
+        tokenizer, settings = load_tokenizer(source), read_json(source / "tokenizer_config.json")
+        names = {number: token for token, number in tokenizer.get_vocab().items()}
+        special = [
+            {"id": name, "ids": ids, "tokens": [names.get(number, f"#{number}") for number in ids]}
+            for name, ids in (("before", self.before), ("after", self.after))
+            if ids
         ]
-        own = [content["normalizer"]] if content.get("normalizer") else []
-        content |= {
-            "post_processor": layout | {"special_tokens": special},
-            "normalizer": {"type": "Sequence", "normalizers": clean + own},
-        }
+        front, back = ["before:0"] * bool(self.before), ["after:0"] * bool(self.after)
+        one, other = ([*front, f"${text}:0", *back] for text in "AB")
+        tokenizer.post_processor = TemplateProcessing(single=one, pair=one + other, special_tokens=special)
+        own = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
+        cleaned = [normalizers.Replace(Regex(BREAKS), " "), normalizers.Strip(), *own]
+        tokenizer.normalizer = normalizers.Sequence(cleaned)
         # A special token that the tokenizer does not look for would be looked for in texts from then on.
-        known = [token["content"] for token in content.get("added_tokens", [])]
+        known = [token.content for _, token in sorted(tokenizer.get_added_tokens_decoder().items())]
         told = {key: _token(settings.get(key)) for key in NAMED} if isinstance(settings, dict) else {}
         kept = {key: token for key, token in told.items() if token in known}
         blank = kept.get("pad_token") or kept.get("eos_token") or (known[0] if known else names[min(names)])
-        number = next(number for number, token in names.items() if token == blank)
-        cut = {"direction": "Right", "max_length": self.longest, "strategy": "LongestFirst", "stride": 0}
-        padding = {"strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None, "pad_id": number}
-        padding |= {"pad_type_id": 0, "pad_token": blank}
-        content |= {"truncation": cut if ready else None, "padding": padding if ready else None}
-        (folder / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+        if ready:
+            tokenizer.enable_truncation(self.longest)
+            tokenizer.enable_padding(pad_id=tokenizer.token_to_id(blank), pad_token=blank)
+        tokenizer.save(str(folder / "tokenizer.json"))
         kept |= {
             "pad_token": blank,
             "tokenizer_class": "PreTrainedTokenizerFast",  # the file as it is, not a class that builds its own
@@ -171,11 +154,6 @@ def _token(value: Any) -> str | None:
     return value.get("content") if isinstance(value, dict) else value
 
 
-def _words(pieces: Sequence[str | tuple[int, ...]]) -> list[int]:
-    """Return the ids of the words in some pieces; images are absent."""
-    return [number for piece in pieces if not isinstance(piece, str) for number in piece]
-
-
 def _around(tokenizer: Any) -> tuple[list[int], list[int]]:
     """Return the special ids that a tokenizer puts before and after a text."""
     probe = tokenizer.encode("a", add_special_tokens=True)
@@ -188,7 +166,7 @@ def _gap(prompt: Prompt) -> tuple[int, int] | None:
     order = [piece for piece in prompt.pieces if isinstance(piece, str)]
     if prompt.late or not prompt.image_positions or IMAGES not in order or order[0] == TEXT:
         return None
-    return len(_words(prompt.pieces[: prompt.pieces.index(IMAGES)])), prompt.image_positions
+    return len(Prompt(prompt.pieces[: prompt.pieces.index(IMAGES)]).words), prompt.image_positions
 
 
 def _alone(layer: nn.TransformerEncoderLayer, text: Tensor) -> Tensor:
