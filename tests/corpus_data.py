@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vixml.data.corpus import QUERY_SPLITS, CorpusWriter
 from vixml.ragged import Ragged
 
@@ -56,3 +58,20 @@ class CorpusData:
             self.images[split].save(writer.folder / f"{split}_images")
         sources = dict(zip(self.image_keys, self.image_sources, strict=True))
         return writer.finish(source=sources.__getitem__, filters=self.filters, facts=self.facts)
+
+
+def random_corpus(rng: np.random.Generator, sizes: dict[str, int], n_images: int, most: int = 3) -> CorpusData:
+    """Return a corpus with random labels, filters, and fewer than ``most`` images per item."""
+
+    def pairs(split: str, share: float) -> Ragged:
+        rows = [np.flatnonzero(rng.random(sizes["label"]) < share) for _ in range(sizes[split])]
+        return Ragged.from_rows(rows, sizes["label"])
+
+    images = {}
+    for split, n in sizes.items():
+        chosen = [rng.choice(n_images, rng.integers(0, most), replace=False) for _ in range(n)]
+        images[split] = Ragged.from_rows(chosen, n_images)
+    labels, filters = ({split: pairs(split, share) for split in QUERY_SPLITS} for share in (0.2, 0.1))
+    items = {split: Items.of([f"{split} {i}" for i in range(n)]) for split, n in sizes.items()}
+    keys = [str(i) for i in range(n_images)]
+    return CorpusData(items, labels, keys, ["nowhere"] * n_images, images, filters)

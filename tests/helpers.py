@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import struct
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, models
@@ -36,6 +38,28 @@ def write_zip(path: Path, members: Mapping[str, str | bytes], compression: int =
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(zipped(members, compression))
     return path
+
+
+def excel(rows: Sequence[Sequence[object]], **formats: str) -> bytes:
+    """Return an Excel file of a sheet with these rows and a second one; ``formats``: of numbers, by cell."""
+    import openpyxl
+
+    book, written = openpyxl.Workbook(), io.BytesIO()
+    for row in rows:
+        book.active.append(row)
+    for cell, number_format in formats.items():
+        book.active[cell].number_format = number_format
+    book.create_sheet("other").append(["x"])
+    book.save(written)
+    return written.getvalue()
+
+
+def png_of(*chunks: tuple[bytes, bytes]) -> bytes:
+    """Return a PNG of these chunks: (kind, data)."""
+    parts = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def register(path: Path, name: str) -> Source:

@@ -205,25 +205,16 @@ def register_real(config_dir: Path, stand_in: bool = False, vision_stand_in: boo
     )
     if not vision_stand_in:
         models = config_dir / "models.yaml"
-        models.write_text(
-            models.read_text(encoding="utf-8").replace("stand_in: true", "stand_in: false"), encoding="utf-8"
-        )
+        text = models.read_text(encoding="utf-8")
+        models.write_text(text.replace("stand_in: true", "stand_in: false"), encoding="utf-8")
 
 
 PUBLISHED = {"P@1": 41.72, "P@5": 20.16, "PSP@1": 36.17, "R@100": 64.68}
 
 
 def write_real(
-    results: Path,
-    run: str = "text-minilm-l3",
-    spread: float = 0.0,
-    shift: float = 0.0,
-    seeds: tuple[int, ...] = (0, 1, 2),
+    results: Path, run: str = "text-minilm-l3", spread: float = 0, shift: float = 0, seeds: tuple[int, ...] = (0, 1, 2)
 ) -> list[Path]:
     """Write results on the paper's dataset around its published MiniLM-L3 text row."""
-    return [
-        write_result(
-            results, "LF-AmazonTitles-131K", run, s, {m: v + shift + spread * (s - 1) for m, v in PUBLISHED.items()}
-        )
-        for s in seeds
-    ]
+    found = {seed: {name: value + shift + spread * (seed - 1) for name, value in PUBLISHED.items()} for seed in seeds}
+    return [write_result(results, "LF-AmazonTitles-131K", run, seed, values) for seed, values in found.items()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import statistics
 import sys
@@ -18,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vixml.config.load import load_runs
 from vixml.config.run import RunConfig
+from vixml.files import read_json
 from vixml.models.packing import Sequences
 from vixml.plan.assumptions import ARCHITECTURES
 from vixml.ragged import Ragged
@@ -48,7 +48,7 @@ def benchmark(monkeypatch, tmp_path):
         out = tmp_path / f"{name}.json"
         monkeypatch.setattr(sys, "argv", [name, *arguments, "--out", str(out)])
         __import__(name).main()
-        return json.loads(out.read_text(encoding="utf-8"))
+        return read_json(out)
 
     return run
 
@@ -69,7 +69,7 @@ def test_the_page_shows_the_measured_forms_of_training():
     """docs/results.md has the table that benchmarks/label_vectors.py prints."""
     import label_vectors
 
-    rows = json.loads(label_vectors.OUT.read_text(encoding="utf-8"))["forms"]
+    rows = read_json(label_vectors.OUT)["forms"]
     assert len(rows) >= 7 and label_vectors.table(rows) in Path("docs/results.md").read_text(encoding="utf-8")
 
 
@@ -186,9 +186,8 @@ def test_clustering(benchmark):
 
 
 def test_search(benchmark):
-    (row,) = rows(
-        benchmark("search", "--queries", "40", "--labels", "900", "--dim", "16", "--rounds", "1", "--threads", "1")
-    )
+    sizes = ("--queries", "40", "--labels", "900", "--dim", "16")
+    (row,) = rows(benchmark("search", *sizes, "--rounds", "1", "--threads", "1"))
     assert row["agrees"]["ours"] == 1.0 and row["agrees"]["straightforward"] > 0.99
 
 
@@ -199,9 +198,8 @@ def test_ridge(benchmark):
 
 
 def test_metrics(benchmark):
-    first, second = rows(
-        benchmark("metrics", "--queries", "400", "--paired", "300", "--labels", "5000", "--rounds", "1")
-    )
+    sizes = ("--queries", "400", "--paired", "300", "--labels", "5000")
+    first, second = rows(benchmark("metrics", *sizes, "--rounds", "1"))
     assert first["largest_difference"] < 1e-9 and second["process_mb"] > 100 and second["straightforward"] is None
 
 
@@ -227,13 +225,8 @@ def small_decoder(monkeypatch):
 
 
 @pytest.mark.parametrize("options", [(), ("--checkpointing", "--items-at-once", "5")])
-def test_decoder_step(small_decoder, monkeypatch, tmp_path, options):
-    out = tmp_path / "found.json"
-    monkeypatch.setattr(
-        sys, "argv", ["x", "--precision", "fp32", "--batch-size", "12", "--rounds", "1", "--out", str(out), *options]
-    )
-    small_decoder.main()
-    (row,) = rows(json.loads(out.read_text(encoding="utf-8")))
+def test_decoder_step(small_decoder, benchmark, options):
+    (row,) = rows(benchmark("decoder_step", "--precision", "fp32", "--batch-size", "12", "--rounds", "1", *options))
     assert row["relative_difference_of_vectors"] < 1e-5 and row["relative_difference_of_gradients"] < 1e-3
     assert (row["done_flop"] > row["useful_flop"]) == bool(options)
     assert row["peak_memory_gb"]["ours"] > 0 and row["straightforward"]["median"] > 0
@@ -272,7 +265,7 @@ def test_the_table_shows_every_result_and_what_is_owed(capsys):
     table.main()
     shown = capsys.readouterr().out.splitlines()
     for path in sorted((BENCHMARKS / "results").glob("*.json")):
-        for row in table.rows_of(json.loads(path.read_text(encoding="utf-8"))):
+        for row in table.rows_of(read_json(path)):
             cells = table.cells(row)
             assert len(cells) == len(table.HEAD)
             assert any(all(cell in line for cell in cells) for line in shown), path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import zipfile
 from pathlib import Path
@@ -10,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+from vixml.files import read_json, write_json
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -26,15 +27,7 @@ def kit(monkeypatch):
         sys.modules.pop(path.stem, None)
 
 
-PARTS = (
-    "decoder-0.5b-liger",
-    "memory-qwen2.5-7b",
-    "encoder-minilm",
-    "mining",
-    "search",
-    "pooling",
-    "centroids",
-)
+PARTS = ("decoder-0.5b-liger", "memory-qwen2.5-7b", "encoder-minilm", "mining", "search", "pooling", "centroids")
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -43,7 +36,7 @@ def test_a_part(kit, tmp_path, capsys, name):
     shown = capsys.readouterr().out
     assert "check passed" in shown
     (path,) = tmp_path.iterdir()
-    document = json.loads(path.read_text(encoding="utf-8"))
+    document = read_json(path)
     assert path.name == f"kit-{name}-cpu.json" and {"card", "date", "machine", "versions", "source"} <= set(document)
     (row,) = document["rows"]
     assert row["ours"]["median"] > 0 and row["limit"] > 0 and row["check"]["passed"] and row["path"] in shown
@@ -56,9 +49,9 @@ def test_projection_needs_the_other_parts(kit, tmp_path, capsys):
     for name, median in (("decoder-3b", 500.0), ("mining", 36.0), ("centroids", 0.0)):
         row = {"ours": {"median": median}, "device": "cpu"}
         document = {"benchmark": f"kit-{name}", "tiny": True, "rows": [row]}
-        (tmp_path / f"kit-{name}-cpu.json").write_text(json.dumps(document))
+        write_json(tmp_path / f"kit-{name}-cpu.json", document)
     assert kit.run_part("projection", tmp_path, "cpu", tiny=True) == 0
-    (row,) = json.loads((tmp_path / "kit-projection-cpu.json").read_text())["rows"]
+    (row,) = read_json(tmp_path / "kit-projection-cpu.json")["rows"]
     assert row["hours"]["steps"] == pytest.approx(40 * 2_248_619 / 500 / 3600, rel=1e-3)
     assert row["hours"]["mining"] == pytest.approx(18 * 36 / 3600)
     assert row["ours"]["median"] == pytest.approx(sum(row["hours"].values()))
@@ -75,11 +68,8 @@ def test_a_part_that_is_wrong_fails_its_check(kit, tmp_path, monkeypatch, capsys
 def test_out_of_memory_and_errors_are_told_apart(kit, tmp_path, monkeypatch, capsys):
     import kit_vectors
 
-    for error, status in (
-        (torch.OutOfMemoryError("CUDA out of memory. Tried"), 3),
-        (ImportError("no pydantic"), 4),
-        (KeyError(), 4),
-    ):
+    memory = torch.OutOfMemoryError("CUDA out of memory. Tried")
+    for error, status in ((memory, 3), (ImportError("no pydantic"), 4), (KeyError(), 4)):
         monkeypatch.setattr(kit_vectors, "mining", lambda kit, e=error: (_ for _ in ()).throw(e))
         assert kit.run_part("mining", tmp_path, "cpu", tiny=True) == status
     assert "--wheels" in capsys.readouterr().out and not list(tmp_path.iterdir())

@@ -47,14 +47,9 @@ def cards(tmp_path, monkeypatch):
 
 def start(n: int = 1, **environment: str) -> tuple[subprocess.Popen[str], list[str]]:
     """Start a job of ``n`` cards; return it and its cards."""
-    job = subprocess.Popen(
-        [sys.executable, "-c", JOB, str(n)],
-        env=os.environ | environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    command = [sys.executable, "-c", JOB, str(n)]
+    job = subprocess.Popen(command, env=os.environ | environment, text=True, **pipes)
     return job, job.stdout.readline().strip().split(",")
 
 

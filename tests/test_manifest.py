@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 from helpers import flip_a_bit
 
 from vixml.errors import VixmlError
-from vixml.files import sha256_json, write_json, write_text
+from vixml.files import read_json, sha256_json, write_json, write_text
 from vixml.manifest import (
     MANIFEST,
     describe_input,
@@ -64,7 +63,7 @@ def test_missing_and_cut_files_are_refused(tmp_path):
 @pytest.mark.parametrize("part", ["outputs", "config"])
 def test_an_altered_manifest_is_refused(tmp_path, part):
     one = make(tmp_path / "one")
-    manifest = json.loads((one / MANIFEST).read_text(encoding="utf-8"))
+    manifest = read_json(one / MANIFEST)
     manifest[part] = {"a.txt": {"sha256": "0" * 64, "bytes": 3}}
     write_json(one / MANIFEST, manifest)
     for read in (read_manifest, describe_input):
@@ -75,7 +74,7 @@ def test_an_altered_manifest_is_refused(tmp_path, part):
 @pytest.mark.parametrize("part", ["facts", "versions", "inputs", "wall_seconds", "manifest_sha256"])
 def test_a_manifest_vouches_for_its_other_parts_too(tmp_path, part):
     path = make(tmp_path / "one") / MANIFEST
-    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest = read_json(path)
     write_json(path, manifest | {part: {"steps": 7}})
     for read in (read_manifest, describe_input):
         with pytest.raises(VixmlError, match="a manifest was altered"):
@@ -87,9 +86,7 @@ def test_a_manifest_vouches_for_its_other_parts_too(tmp_path, part):
 
 def test_a_manifest_reads_nothing_outside_its_folder(tmp_path):
     write_text(tmp_path / "secret", "x")
-    with stage(tmp_path / "one", "demo", config={}, inputs={}) as work:
-        write_text(work / "a.txt", "x")
-    manifest = read_manifest(tmp_path / "one")
+    manifest = read_manifest(make(tmp_path / "one", "x"))
     manifest["outputs"] = {"../secret": manifest["outputs"]["a.txt"]}
     manifest["outputs_sha256"] = sha256_json(manifest["outputs"])
     write_json(tmp_path / "one" / MANIFEST, with_digest(manifest))

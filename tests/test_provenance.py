@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -18,13 +17,17 @@ import torch
 
 from vixml import provenance
 from vixml.errors import VixmlError
-from vixml.files import sha256_file, write_json, write_text
+from vixml.files import read_json, sha256_file, write_json, write_text
 from vixml.manifest import holds, verify
 from vixml.provenance import MANIFEST, describe_input, git_state, read_manifest, require_space, stage, versions
 
 
+def demo(out, inputs=None, **config):
+    return stage(out, "demo", config=config, inputs=inputs or {})
+
+
 def make(out, text="x", inputs=None, **config):
-    with stage(out, "demo", config=config, inputs=inputs or {}) as work:
+    with demo(out, inputs, **config) as work:
         write_text(work / "deep" / "a.txt", text)
     return read_manifest(out)
 
@@ -93,7 +96,7 @@ def test_what_is_no_input_any_more_says_nothing_about_the_inputs(tmp_path):
 
 def test_a_failure_leaves_everything_as_it_was(tmp_path):
     before = make(tmp_path / "one", "old")
-    with pytest.raises(RuntimeError), stage(tmp_path / "one", "demo", config={}, inputs={}) as work:
+    with pytest.raises(RuntimeError), demo(tmp_path / "one") as work:
         write_text(work / "a.txt", "half")
         raise RuntimeError
     assert read_manifest(tmp_path / "one") == before
@@ -102,7 +105,7 @@ def test_a_failure_leaves_everything_as_it_was(tmp_path):
 
 def publish(out, files):
     """Publish the files of a stage: name -> text."""
-    with stage(out, "demo", config={}, inputs={}) as work:
+    with demo(out) as work:
         for name, text in files.items():
             write_text(work / name, text)
 
@@ -128,15 +131,12 @@ NEW |= {"same/deep/x.txt": "new", "same/deep/z.txt": "new"}
 
 def test_a_folder_holds_what_was_published_last_and_what_a_user_put_there(tmp_path):
     publish(tmp_path / "one", OLD)
-    write_text(tmp_path / "one" / "notes.txt", "mine")
     own = ("notes.txt", "filter/notes.txt", "same/notes.txt", "same/deep/notes.txt", "same/own/notes.txt")
     for name in own:
         write_text(tmp_path / "one" / name, "mine")
     publish(tmp_path / "one", NEW)
     assert contents(tmp_path / "one") == NEW | dict.fromkeys(own, "mine")
-    assert (
-        holds(tmp_path / "one", "a.txt") and holds(tmp_path / "one", "kind") and holds(tmp_path / "one", "kind/x.txt")
-    )
+    assert all(holds(tmp_path / "one", name) for name in ("a.txt", "kind", "kind/x.txt"))
     assert not any(holds(tmp_path / "one", name) for name in (*own, "filter", "filter/deep/x.txt", "kin"))
 
 
@@ -211,6 +211,11 @@ def test_nothing_outside_the_folder_is_removed_whatever_a_record_or_a_manifest_n
         assert contents(tmp_path / "one")["b.txt"] == "z"
 
 
+def no_locks(descriptor, how):
+    """Lock a file, on a network disk."""
+    raise OSError(errno.ENOLCK, "No locks available")
+
+
 def published_at_once(out, results, locks):
     """Publish each of ``results`` in a process of its own, all at once; return how they ended."""
     ready, start = os.pipe()
@@ -219,10 +224,8 @@ def published_at_once(out, results, locks):
         if (child := os.fork()) == 0:
             status = 1
             try:
-                if not locks:  # as on a network disk
-                    provenance.fcntl.flock = lambda descriptor, how: (_ for _ in ()).throw(
-                        OSError(errno.ENOLCK, "no locks")
-                    )
+                if not locks:
+                    provenance.fcntl.flock = no_locks
                 os.read(ready, 1)
                 publish(out, files)
                 status = 0
@@ -252,12 +255,8 @@ def test_a_mixture_of_two_processes_without_locks_is_refused_and_repaired(tmp_pa
 
 @pytest.mark.parametrize("locks", [True, False])
 def test_two_processes_that_publish_one_folder_leave_one_of_both_results(tmp_path, monkeypatch, locks):
-    if not locks:  # as on a network disk
-
-        def refused(descriptor, how):
-            raise OSError(errno.ENOLCK, "No locks available")
-
-        monkeypatch.setattr("vixml.provenance.fcntl.flock", refused)
+    if not locks:
+        monkeypatch.setattr(provenance.fcntl, "flock", no_locks)
         publish(tmp_path / "one", OLD)
         publish(tmp_path / "one", NEW)
         assert contents(tmp_path / "one") == NEW
@@ -268,11 +267,6 @@ def test_two_processes_that_publish_one_folder_leave_one_of_both_results(tmp_pat
             list(both.map(lambda files: publish(tmp_path / "one", files), results))
         verify(tmp_path / "one")
         assert contents(tmp_path / "one") in results
-
-
-def test_a_full_disk_is_explained(tmp_path):
-    with pytest.raises(VixmlError, match="no space left"), stage(tmp_path / "one", "demo", config={}, inputs={}):
-        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 # /dev/full answers a write as a full disk does; NumPy and torch then lose the system's reason.
@@ -291,7 +285,7 @@ def test_whatever_meets_a_full_disk_says_so_and_keeps_what_was_there(tmp_path, w
     before = make(tmp_path / "one", "old")
     with (
         pytest.raises(VixmlError, match="no space left") as caught,
-        stage(tmp_path / "one", "demo", config={}, inputs={}),
+        demo(tmp_path / "one"),
         open("/dev/full", "wb", buffering=0) as stream,
     ):
         write(stream)
@@ -301,7 +295,7 @@ def test_whatever_meets_a_full_disk_says_so_and_keeps_what_was_there(tmp_path, w
 
 def test_other_failures_are_not_taken_for_a_full_disk(tmp_path):
     for failure in (OSError(errno.EINVAL, "Invalid argument"), RuntimeError("shapes differ")):
-        with pytest.raises(type(failure), match=failure.args[-1]), stage(tmp_path / "a", "v", config={}, inputs={}):
+        with pytest.raises(type(failure), match=failure.args[-1]), demo(tmp_path / "a"):
             raise failure
 
 
@@ -317,18 +311,15 @@ def test_unfinished_and_missing_inputs_are_refused(tmp_path):
     (tmp_path / "half").mkdir()
     with pytest.raises(VixmlError, match="not complete"):
         describe_input(tmp_path / "half")
-    with (
-        pytest.raises(VixmlError, match="missing"),
-        stage(tmp_path / "one", "demo", config={}, inputs={"x": tmp_path / "none"}),
-    ):
-        pass
+    with pytest.raises(VixmlError, match="missing"):
+        make(tmp_path / "one", inputs={"x": tmp_path / "none"})
     assert not (tmp_path / "one").exists()
 
 
 def test_a_manifest_of_another_version_is_refused(tmp_path):
     make(tmp_path / "one")
     path = tmp_path / "one" / MANIFEST
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"schema_version": 99}), encoding="utf-8")
+    write_json(path, read_json(path) | {"schema_version": 99})
     with pytest.raises(VixmlError, match="schema version"):
         read_manifest(tmp_path / "one")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from corpus_data import CorpusData, Items
+from corpus_data import random_corpus
 from safetensors.numpy import save_file
 
 from vixml.config.load import load_world
@@ -26,11 +26,8 @@ MISSING = [4]
 # run -> its inference, and the run whose model it uses.
 RUNS = {
     "searching": ({"method": "label-search", "labels_as": "z"}, None),
-    "searching--augmented": (
-        {"method": "retrieval-augmented", "retrieved_labels": 9, "retrieved_queries": 5},
-        "searching",
-    ),
-}
+    "searching--augmented": ({"method": "retrieval-augmented", "retrieved_labels": 9, "retrieved_queries": 5}, "searching"),
+}  # fmt: skip
 
 
 def write_tree(results: Path, config_dir: Path) -> None:
@@ -38,7 +35,7 @@ def write_tree(results: Path, config_dir: Path) -> None:
     rng = np.random.default_rng(0)
     data = results / "data" / "picto"
     with stage(data / "corpus", "build-corpus", config={}, inputs={}) as work:
-        _corpus(rng).write(work)
+        random_corpus(rng, SIZES, N_IMAGES).write(work)
     model = results / "models" / "tiny"
     with stage(model, "prepare-model", config={"model": "tiny"}, inputs={}) as work:
         write_json(work / "tokenizer.json", {})
@@ -77,26 +74,6 @@ def write_tree(results: Path, config_dir: Path) -> None:
             predict(seeded, split, inputs, out / "predictions")
             scored = {"corpus": data / "corpus", "predictions": out / "predictions"}
             score(seeded.names | {"split": split}, entry, scored, out / "score", ks=(1, 5), deep_ks=(1, 10))
-
-
-def _corpus(rng: np.random.Generator) -> CorpusData:
-    n_labels = SIZES["label"]
-
-    def pairs(split: str, share: float) -> Ragged:
-        return Ragged.from_rows([np.flatnonzero(rng.random(n_labels) < share) for _ in range(SIZES[split])], n_labels)
-
-    images = {
-        split: Ragged.from_rows([rng.choice(N_IMAGES, rng.integers(0, 3), replace=False) for _ in range(n)], N_IMAGES)
-        for split, n in SIZES.items()
-    }
-    return CorpusData(
-        items={split: Items.of([f"{split} {i}" for i in range(n)]) for split, n in SIZES.items()},
-        labels={split: pairs(split, 0.2) for split in ("train", "test")},
-        image_keys=[str(i) for i in range(N_IMAGES)],
-        image_sources=["nowhere"] * N_IMAGES,
-        images=images,
-        filters={split: pairs(split, 0.1) for split in ("train", "test")},
-    )
 
 
 def change_array(path: Path, at: object, value: object) -> None:

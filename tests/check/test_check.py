@@ -23,7 +23,7 @@ from vixml.config.load import read_yaml
 from vixml.config.run import RunConfig, SeededRun
 from vixml.errors import VixmlError
 from vixml.evaluation.choose import choose_inference
-from vixml.files import read_json, sha256_json, write_json
+from vixml.files import read_json, sha256_json, write_json, write_text
 from vixml.manifest import with_digest
 from vixml.provenance import MANIFEST, stage
 from vixml.retrieval.predict import predict
@@ -37,9 +37,7 @@ EMBEDDINGS, INDEX, PREDICTED = f"{DATA}/embeddings/eyes", f"{SEED}/index", f"{SE
 
 
 def raw_altered(results: Path) -> None:
-    file = results / "raw" / "icon_mcp-0.1.0-py3-none-any.whl"
-    file.parent.mkdir()
-    file.write_bytes(b"short")
+    write_text(results / "raw" / "icon_mcp-0.1.0-py3-none-any.whl", "short")
 
 
 def not_as_registered(results: Path) -> None:
@@ -119,7 +117,6 @@ def not_finite(kind: str, number: int) -> Callable[[Path], None]:
 
 
 def a_bfloat16_that_is_not_a_number(results: Path) -> None:
-    import torch
     from safetensors.torch import save_file as save
 
     file = results / SEED / "model" / "model.safetensors"
@@ -242,10 +239,11 @@ def test_every_stage_that_leaves_a_folder_is_checked():
     ],
 )
 def test_an_altered_file_of_any_stage_is_found(tree, shown, name, folder):
-    identity = {"dataset": "picto", "run": "searching", "seed": 0}
-    with stage(
-        tree / "results" / folder, name, config=identity, inputs={"corpus": tree / "results/data/picto/corpus"}
-    ) as work:
+    identity, inputs = (
+        {"dataset": "picto", "run": "searching", "seed": 0},
+        {"corpus": tree / "results" / DATA / "corpus"},
+    )
+    with stage(tree / "results" / folder, name, config=identity, inputs=inputs) as work:
         (work / "file").write_bytes(b"as it was")
     assert last_line(look(tree)) == "every stage that is there is in order"
     (tree / "results" / folder / "file").write_bytes(b"as it is!")
@@ -393,14 +391,9 @@ def test_an_error_in_a_check_is_its_answer():
         raise Absent("it")
 
     assert str(attempt(refuse, "there")) == str(VixmlError("bad", where="here", found=1, expected=2))
-    assert str(attempt(lambda: Path("/nowhere/at/all").read_bytes())) == str(
-        VixmlError(
-            "a file cannot be read",
-            where="/nowhere/at/all",
-            found="No such file or directory",
-            expected="a readable file",
-        )
-    )
+    said = attempt(lambda: Path("/nowhere/at/all").read_bytes())
+    assert (said.what, said.where) == ("a file cannot be read", "/nowhere/at/all")
+    assert (said.found, said.expected) == ("No such file or directory", "a readable file")
     assert attempt(lambda: json.loads("[]")["a"], "there").what == "a file does not hold what it should"
     assert isinstance(attempt(miss), Absent) and attempt(lambda: None) == ""
     with pytest.raises(ZeroDivisionError):

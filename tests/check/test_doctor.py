@@ -147,15 +147,9 @@ def test_broken_lines_leave_the_others_alone(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     for target in ("git_state", "machine", "read_yaml"):
         monkeypatch.setattr(doctor, target, broken)
-    for module, name in (
-        (doctor.platform, "platform"),
-        (doctor.shutil, "which"),
-        (doctor.shutil, "disk_usage"),
-        (doctor.psutil, "virtual_memory"),
-        (doctor.importlib.metadata, "version"),
-        (Path, "read_text"),
-        (Path, "glob"),
-    ):
+    for name in ("platform.platform", "shutil.which", "shutil.disk_usage", "psutil.virtual_memory"):
+        monkeypatch.setattr(f"vixml.check.doctor.{name}", broken)
+    for module, name in ((doctor.importlib.metadata, "version"), (Path, "read_text"), (Path, "glob")):
         monkeypatch.setattr(module, name, broken)
     found = lines(config_dir=REPO / "config")
     assert {name for name, text in found.items() if "unknown: " not in text} == {"python", "results"}
@@ -274,14 +268,12 @@ def test_slurm_is_required(path):
     assert caught.value.found == "no `sinfo`, `sbatch`, `squeue` on PATH"
     for name in ("sbatch", "squeue"):
         program(path, name, "exit 0")
-    program(path, "sinfo", "echo 'sinfo: error: Unable to contact slurm controller' >&2; exit 1")
-    with pytest.raises(VixmlError, match="does not answer") as caught:
-        require_slurm(["main"])
-    assert "Unable to contact" in caught.value.found
-    program(path, "sinfo", "exit 3")
-    with pytest.raises(VixmlError, match="does not answer") as caught:
-        require_slurm(["main"])
-    assert caught.value.found == "status 3, and no message"
+    unable = "sinfo: error: Unable to contact slurm controller"
+    for script, found in ((f"echo '{unable}' >&2; exit 1", unable), ("exit 3", "status 3, and no message")):
+        program(path, "sinfo", script)
+        with pytest.raises(VixmlError, match="does not answer") as caught:
+            require_slurm(["main"])
+        assert caught.value.found == found
 
 
 def test_a_partition_must_be_one_that_slurm_lists(path):

@@ -38,6 +38,8 @@ def project(config_dir, results):
 
 TEXT = {"modality": "text"}
 VECTORS = {"method": "none", "training": {"epochs": 0}}
+NEIGHBOURS = VECTORS | {"inference": {"method": "knn", "image_weight": 0.5}}
+WITH_LINEAR = {"inference": {"method": "chosen", "ridge": {"linear_weight": 1}}}
 
 
 @pytest.mark.parametrize(
@@ -45,24 +47,14 @@ VECTORS = {"method": "none", "training": {"epochs": 0}}
     [
         ({"images": {"per_item": 3}}, "test", {}, "images.per_item"),
         ({}, "test", {"n_images": 0, "most_images_per_item": 0}, "modality"),
-        (
-            TEXT | VECTORS | {"inference": {"method": "knn", "image_weight": 0.5}},
-            "test",
-            {"n_images": 0},
-            "inference.image_weight",
-        ),
+        (TEXT | NEIGHBOURS, "test", {"n_images": 0}, "inference.image_weight"),
         (TEXT | {"inference": {"top_k": 50}}, "test", {}, "inference.top_k"),
         (TEXT | {"training": {"validation": 0.0}}, "validation", {}, "training.validation"),
         (TEXT | {"training": {"validation": 0.004}}, "validation", {}, "training.validation"),
         (TEXT | {"training": {"validation": 0.996}}, "test", {}, "training.validation"),
         (TEXT, "test", {"n_train": 2}, ""),
         (TEXT | VECTORS | {"inference": {"method": "linear"}}, "test", {"n_train": 10**6}, "inference.method"),
-        (
-            TEXT | {"inference": {"method": "chosen", "ridge": {"linear_weight": 1}}},
-            "test",
-            {"n_labels": 10**6},
-            "inference.ridge.linear_weight",
-        ),
+        (TEXT | WITH_LINEAR, "test", {"n_labels": 10**6}, "inference.ridge.linear_weight"),
     ],
 )
 def test_what_the_data_do_not_have(project, run, split, changes, key):

@@ -55,6 +55,11 @@ def paper(project: Project):
     return paper_yaml().model_copy(update={"results": str(project.results)})
 
 
+def one_run(project: Project, dataset: str, run: str) -> WorkflowConfig:
+    """Return the paper's configuration with one run and nothing beside it."""
+    return paper(project).model_copy(update={"targets": [Target(dataset=dataset, runs=[run])], "latencies": []})
+
+
 class Silent(SimpleHTTPRequestHandler):
     def log_message(self, *_):
         pass
@@ -62,19 +67,14 @@ class Silent(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def index(tmp_path, monkeypatch):
-    """Serve a package index with the files of the two packages that the paper's text models are in, and no others."""
-    for name in ("icon-mcp",):
-        (tmp_path / "index" / name).mkdir(parents=True)
-        (tmp_path / "index" / name / "icon_mcp-0.1.0-py3-none-any.whl").touch()
+    """Serve a package index with the files of one package, and no others."""
+    (tmp_path / "index/icon-mcp").mkdir(parents=True)
+    (tmp_path / "index/icon-mcp/icon_mcp-0.1.0-py3-none-any.whl").touch()
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Silent, directory=tmp_path / "index"))
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    for name, value in {
-        "PIP_INDEX_URL": f"http://127.0.0.1:{server.server_port}/",
-        "PIP_NO_INDEX": "0",
-        "NO_PROXY": "127.0.0.1",
-    }.items():
+    monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.server_port}/")
+    for name, value in (("PIP_NO_INDEX", "0"), ("NO_PROXY", "127.0.0.1"), ("PIP_CONFIG_FILE", "/dev/null")):
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     yield
     server.shutdown()
     server.server_close()
@@ -103,16 +103,12 @@ def test_no_answer_of_any_host_stops_the_papers_runs(project, monkeypatch, capsy
 
 def test_one_line_for_each_package_that_does_not_fit(project, monkeypatch):
     assert states(check_packages([])) == {"packages": ("ok", False)}
-    monkeypatch.setattr(
-        doctor, "REPOSITORY", project.results
-    )  # no checkout: the installed package says what it requires
-    monkeypatch.setattr(
-        importlib.metadata, "requires", lambda _: ["numpy>=99", "no-such-thing", 'ruff; extra == "dev"']
-    )
+    # No checkout: the installed package says what it requires.
+    monkeypatch.setattr(doctor, "REPOSITORY", project.results)
+    required = ["numpy>=99", "no-such-thing", 'ruff; extra == "dev"']
+    monkeypatch.setattr(importlib.metadata, "requires", lambda _: required)
     (line,) = check_packages([])
-    assert (
-        line.stops and "numpy" in line.found and "needs >=99" in line.found and "no-such-thing is missing" in line.found
-    )
+    assert line.stops and all(said in line.found for said in ("numpy", "needs >=99", "no-such-thing is missing"))
     fused = [project.run(*key[:2]) for key in unfinished(project, paper(project))]
     advice = list(check_packages(fused))[1]
     assert advice.name == "kernels" and advice.state in ("ok", "fails") and not advice.stops
@@ -179,10 +175,7 @@ def test_only_files_of_these_runs_count_as_written(project):
 
 
 def test_published_files_that_were_fetched_count_as_written(project):
-    table = paper(project).model_copy(
-        update={"targets": [Target(dataset=LF, runs=["vixml-distilbert"])], "latencies": []}
-    )
-    plan = planned(project, table)
+    plan = planned(project, one_run(project, LF, "vixml-distilbert"))
     needed = to_write(project, plan, True)
     vectors = project.dataset(LF).published_vectors["siglip2"].train.vectors
     write(project.results / "raw" / project.world.sources[vectors].filename, 10**6)
@@ -192,8 +185,7 @@ def test_published_files_that_were_fetched_count_as_written(project):
 def test_memory_of_runs_that_only_reuse_a_model(project):
     """Neither the training nor the search is one of a run that the configuration names."""
     dataset, run = "LF-AmazonTitles-1.3M", "text-distilbert--precise"
-    alone = {"targets": [Target(dataset=dataset, runs=[run])], "latencies": []}
-    workflow = paper(project).model_copy(update=alone)
+    workflow = one_run(project, dataset, run)
     assert unfinished(project, workflow) == [(dataset, "text-distilbert", 0)]
     parts = planned(project, workflow).parts
     assert f"predict/{dataset}/{run}/seed0" in parts and f"train/{dataset}/text-distilbert/seed0" in parts
@@ -207,8 +199,7 @@ def test_runs_that_no_target_names_are_planned_by_themselves(project, monkeypatc
     run = project.run(LF, "text-distilbert")
     inference = run.inference.model_copy(update={"chosen_on": ["vixml-distilbert", "text-bert"]})
     monkeypatch.setitem(project.runs, (LF, "text-distilbert"), run.model_copy(update={"inference": inference}))
-    alone = {"targets": [Target(dataset=LF, runs=["text-distilbert"])], "latencies": []}
-    trainings = unfinished(project, paper(project).model_copy(update=alone))
+    trainings = unfinished(project, one_run(project, LF, "text-distilbert"))
     assert [run for _, run, _ in trainings] == ["text-distilbert", "vixml-distilbert", "text-bert"]
     for some in (trainings, trainings[1:2]):
         assert readers(project, some, [(LF, "text-distilbert", 0)]) == [(LF, "text-distilbert", 0)]
@@ -240,9 +231,7 @@ def test_images_that_only_inference_reads_are_fetched(project, monkeypatch):
 
 def test_a_machine_without_a_network_on_which_all_is_fetched(project, monkeypatch):
     turn_away(monkeypatch)
-    workflow = paper(project).model_copy(
-        update={"targets": [Target(dataset=LF, runs=["vixml-distilbert"])], "latencies": []}
-    )
+    workflow = one_run(project, LF, "vixml-distilbert")
     runs = asked_runs(workflow)
     for job in unmade(project, runs, True):
         write(job.out / "manifest.json", 1)

@@ -14,18 +14,11 @@ from vixml.cli.check import document_config
 from vixml.config.document import document, render
 from vixml.config.load import read_yaml
 from vixml.errors import VixmlError
+from vixml.files import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
-SCHEMA_OF = {
-    "runs": "runs",
-    "presets": "presets",
-    "tables": "tables",
-    "summaries": "tables",
-    "figures": "figures",
-    "reported": "comparisons",
-    "datasets.yaml": "datasets",
-    "models.yaml": "models",
-}
+SCHEMA_OF = {name: name for name in ("runs", "presets", "tables", "figures")}
+SCHEMA_OF |= {"summaries": "tables", "reported": "comparisons", "datasets.yaml": "datasets", "models.yaml": "models"}
 
 
 def test_generated_files_are_up_to_date():
@@ -55,9 +48,7 @@ def test_a_stale_file_is_named_and_rewritten(tmp_path):
 )
 def test_every_configuration_fits_its_schema(folder, path):
     part = path.relative_to(folder).parts[0]
-    schema = json.loads(
-        (ROOT / f"config/schemas/{SCHEMA_OF.get(part, 'workflow')}.schema.json").read_text(encoding="utf-8")
-    )
+    schema = read_json(ROOT / f"config/schemas/{SCHEMA_OF.get(part, 'workflow')}.schema.json")
     if part not in SCHEMA_OF:
         schema.pop("required")  # an overlay names only what it replaces
     jsonschema.Draft202012Validator.check_schema(schema)

@@ -15,13 +15,7 @@ WHEEL = {
 
 def test_a_source_as_it_should_be():
     assert Source(**WHEEL).filename.endswith(".whl")
-    placed = {
-        "kind": "place",
-        "name": "A file, as its publisher names it",
-        "version": "-",
-        "sha256": None,
-        "bytes": None,
-    }
+    placed = {"kind": "place", "name": "A file, as published", "version": "-", "sha256": None, "bytes": None}
     assert Source(**WHEEL | placed | {"filename": "LF-Amazon_131K.raw.zip"}).version == "-"
 
 

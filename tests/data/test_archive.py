@@ -44,46 +44,50 @@ def test_refuses_a_member_that_holds_more_than_it_declares(tmp_path):
         Archive(path).read("big", limit=50)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04 cut"])
-def test_not_a_zip(tmp_path, content):
-    (tmp_path / "a.whl").write_bytes(content)
-    with pytest.raises(VixmlError, match="not a readable zip") as caught:
-        Archive(tmp_path / "a.whl")
-    assert "a.whl" in str(caught.value)
+def entry(at, value):
+    """Return a function that sets a byte of the central directory's first entry."""
+
+    def damage(data):
+        at_entry = data.index(b"PK\x01\x02") + at
+        return data[:at_entry] + bytes([value]) + data[at_entry + 1 :]
+
+    return damage
 
 
 @pytest.mark.parametrize(
-    ("at", "value"), [(6, 197), (24, 0)]
-)  # of the central entry: a later version; a name of no length
-def test_an_archive_of_another_kind_is_one_error(tmp_path, at, value):
-    path = write_zip(tmp_path / "a.whl", {"x": b"abc"})
-    data = bytearray(path.read_bytes())
-    entry = data.index(b"PK\x01\x02")
-    data[entry + at + (4 if at == 24 else 0)] = value
-    path.write_bytes(data)
-    with pytest.raises(VixmlError, match=r"not a readable zip|cannot be read"):
+    ("damage", "says"),
+    [
+        (lambda data: b"", "not a readable zip"),
+        (lambda data: b"not a zip", "not a readable zip"),
+        (lambda data: b"PK\x03\x04 cut", "not a readable zip"),
+        (lambda data: data[:-30], "not a readable zip"),
+        (lambda data: data[:31] + b"\xff" + data[32:], "cannot be read"),
+        (lambda data: data[:60] + bytes([data[60] ^ 0xFF]) + data[61:], "cannot be read"),
+        (entry(6, 197), "not a readable zip|cannot be read"),
+        (entry(28, 0), "not a readable zip|cannot be read"),
+    ],
+    ids=[
+        "empty",
+        "text",
+        "a start",
+        "cut",
+        "no deflated data",
+        "a flipped byte",
+        "a later version",
+        "a name of no length",
+    ],
+)
+def test_a_damaged_archive_is_one_error(tmp_path, damage, says):
+    path = write_zip(tmp_path / "a.whl", {"x": bytes(range(256)) * 8})
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(VixmlError, match=says) as caught:
         Archive(path).read("x")
+    assert "a.whl" in str(caught.value)
 
 
-def test_a_cut_zip_and_a_missing_one(tmp_path):
-    path = write_zip(tmp_path / "a.whl", {"x": b"abc" * 1000})
-    path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(VixmlError, match="not a readable zip"):
-        Archive(path)
+def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(VixmlError, match="missing"):
         Archive(tmp_path / "none.whl")
-
-
-def test_a_flipped_byte_is_found(tmp_path):
-    path = write_zip(tmp_path / "a.whl", {"x": bytes(range(256)) * 8})
-    data = bytearray(path.read_bytes())
-    data[60] ^= 0xFF
-    path.write_bytes(data)
-    with pytest.raises(VixmlError, match="cannot be read"):
-        Archive(path).read("x")
-
-
-def test_a_missing_member_is_named(tmp_path):
     with pytest.raises(VixmlError, match="no such member") as caught:
         Archive(write_zip(tmp_path / "a.whl", {"x": "1"})).read("y")
     assert "a.whl: y" in str(caught.value)

@@ -88,10 +88,8 @@ def test_labels_by_name_with_texts(build):
     train = [{**TRAIN[0], "labels": ["Things for fishing"]}, {**TRAIN[1], "labels": ["Море"]}]
     tables = {"label": LABEL, "train": train, "test": [{**TEST[0], "labels": []}, train[0]]}
     corpus, counts = build(tables, entry=dataset(labels_by="name"))
-    assert rows_of(corpus.labels("train")) == [[0], [1]] and counts["rules"]["test"] == {
-        "ids_in_train": 1,
-        "without_labels": 1,
-    }
+    assert rows_of(corpus.labels("train")) == [[0], [1]]
+    assert counts["rules"]["test"] == {"ids_in_train": 1, "without_labels": 1}
 
 
 @pytest.mark.parametrize("by", ["id", "name"])
@@ -141,9 +139,8 @@ def test_local_images_reach_the_store(build, tmp_path):
     with open(folder / "boat.png", "wb") as large:
         large.truncate(65 << 20)
     render(tmp_path / "large")
-    assert read_json(tmp_path / "large" / "manifest.json")["facts"]["missing_reasons"] == {
-        "larger than 67108864 bytes": 1
-    }
+    reasons = read_json(tmp_path / "large" / "manifest.json")["facts"]["missing_reasons"]
+    assert reasons == {"larger than 67108864 bytes": 1}
     (folder / "boat.png").unlink()
     (folder / "boat.png").symlink_to("/etc/hostname")
     with pytest.raises(VixmlError, match="outside the folder"):
@@ -166,14 +163,7 @@ def test_urls_are_listed_for_fetching(build, tmp_path):
 
 
 def test_one_bad_address_does_not_stop_the_build(build, tmp_path):
-    odd = [
-        "//x/a.png",
-        "data:image/png;base64,AA",
-        "https://x/a b.png",
-        "http://x:99999/a",
-        "/etc/passwd",
-        "x\\y",
-    ]
+    odd = ["//x/a.png", "data:image/png;base64,AA", "https://x/a b.png", "http://x:99999/a", "/etc/passwd", "x\\y"]
     train = [{**TRAIN[0], "images": [*odd, "https://x/b"]}, TRAIN[1]]
     entry = dataset(images="images", images_are="urls")
     build({"train": train, "test": [{**TEST[0], "images": []}]}, entry=entry)
@@ -323,10 +313,9 @@ def test_labels_in_columns(build):
     assert corpus.texts("label") == ["love", "war"] and rows_of(corpus.labels("train")) == [[1], [0]]
     with pytest.raises(VixmlError, match="something else than 0 and 1"):
         build({"train": [train[0] | {"war": 0.7}, train[1]], "test": train}, entry=entry)
+    flags = [row | {"war": 0, "love": 1} for row in train]
     with pytest.raises(VixmlError, match="labels are 0 and 1") as caught:
-        build(
-            {"train": [row | {"war": 0, "love": 1} for row in train], "test": train}, entry=dataset(labels="war + love")
-        )
+        build({"train": flags, "test": train}, entry=dataset(labels="war + love"))
     assert "labels_are: columns" in caught.value.hint
 
 

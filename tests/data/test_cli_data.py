@@ -58,8 +58,3 @@ def test_unknown_names_get_the_nearest(picto, config_dir, tmp_path):
         run_stage("download", "tablerp", "--raw", tmp_path, "--config-dir", config_dir)
     with pytest.raises(VixmlError, match="did you mean 'picto'"):
         run_stage("build-corpus", "pict", "--raw", tmp_path, "--out", "x", "--config-dir", config_dir)
-
-
-def test_help_teaches():
-    for command in ("download", "build-corpus", "tokenize"):
-        assert "Example" in run_stage(command, "--help")

@@ -18,21 +18,12 @@ from vixml.ragged import Ragged
 
 def small() -> CorpusData:
     """Three train queries (one without label, one without image), one test query, three labels, two images."""
-    return CorpusData(
-        items={
-            "train": Items(["a", "b", "c"], ["first", "", "dritte ü"]),
-            "test": Items.of(["d"]),
-            "label": Items.of(["x", "y", "z"]),
-        },
-        labels={"train": Ragged.from_rows([[0, 2], [], [1]], 3), "test": Ragged.from_rows([[2]], 3)},
-        image_keys=["p", "q"],
-        image_sources=["s:p", "s:q"],
-        images={
-            "train": Ragged.from_rows([[1, 0], [], [0]], 2),
-            "test": Ragged.from_rows([[0]], 2),
-            "label": Ragged.from_rows([[], [1], []], 2),
-        },
-    )
+    train = Items(["a", "b", "c"], ["first", "", "dritte ü"])
+    items = {"train": train, "test": Items.of(["d"]), "label": Items.of(["x", "y", "z"])}
+    labels = {"train": Ragged.from_rows([[0, 2], [], [1]], 3), "test": Ragged.from_rows([[2]], 3)}
+    images = {"train": [[1, 0], [], [0]], "test": [[0]], "label": [[], [1], []]}
+    images = {split: Ragged.from_rows(rows, 2) for split, rows in images.items()}
+    return CorpusData(items, labels, ["p", "q"], ["s:p", "s:q"], images)
 
 
 @pytest.fixture
@@ -131,24 +122,21 @@ def test_tables_and_lists_must_belong_together(folder):
     assert "train_images" in str(caught.value) and "3 rows over 2" in caught.value.found
 
 
-@pytest.mark.parametrize("row", [[2, 0], [1, 1]])
-def test_labels_must_ascend(folder, row):
-    Ragged.from_rows([[0, 1], [], row], 3).save(folder / "train_labels")
-    with pytest.raises(VixmlError, match="do not ascend") as caught:
-        Corpus.load(folder)
-    assert "row 2" in str(caught.value)
-
-
-def test_a_descent_between_rows_is_fine(folder):
+@pytest.mark.parametrize(
+    ("what", "rows", "says"),
+    [
+        ("labels", [[0, 1], [], [2, 0]], "do not ascend"),
+        ("labels", [[0, 1], [], [1, 1]], "do not ascend"),
+        ("images", [[1, 0], [0], [1, 0, 1]], "has an image twice"),
+    ],
+)
+def test_labels_ascend_and_an_item_has_an_image_once(folder, what, rows, says):
     Ragged.from_rows([[1, 2], [], [0]], 3).save(folder / "train_labels")
-    Corpus.load(folder)
-
-
-def test_an_item_has_an_image_once(folder):
-    Ragged.from_rows([[1, 0], [0], [1, 0, 1]], 2).save(folder / "train_images")
-    with pytest.raises(VixmlError, match="has an image twice") as caught:
+    Corpus.load(folder)  # a descent between rows is none
+    Ragged.from_rows(rows, 3 if what == "labels" else 2).save(folder / f"train_{what}")
+    with pytest.raises(VixmlError, match=says) as caught:
         Corpus.load(folder)
-    assert "train_images, row 2" in caught.value.where and caught.value.found == 1
+    assert f"train_{what}, row 2" in str(caught.value.where)
 
 
 def test_an_unknown_split(folder):

@@ -10,10 +10,10 @@ import json
 import lzma
 import zipfile
 
-import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers import excel, zipped
 
 from vixml.config.registry import TableForm
 from vixml.data import table_files
@@ -27,25 +27,6 @@ LINES = "".join(json.dumps(record) + "\n" for record in RECORDS)
 
 def records(path, **form):
     return [record for _, record in read_parts([path], TableForm(**form))]
-
-
-def excel(rows, **formats):
-    book, out = openpyxl.Workbook(), io.BytesIO()
-    for row in rows:
-        book.active.append(row)
-    for cell, number_format in formats.items():
-        book.active[cell].number_format = number_format
-    book.create_sheet("other").append(["x"])
-    book.save(out)
-    return out.getvalue()
-
-
-def zipped(**members):
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in members.items():
-            archive.writestr(name.replace("_", "."), data)
-    return out.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -62,8 +43,8 @@ def zipped(**members):
         ("t.csv.gz", gzip.compress(CSV.encode()), {}),
         ("t.jsonl.bz2", bz2.compress(LINES.encode()), {}),
         ("t.json.xz", lzma.compress(json.dumps(RECORDS).encode()), {}),
-        ("t.csv.zip", zipped(whatever_csv=CSV), {}),
-        ("export.zip", zipped(whatever_csv=CSV), {}),
+        ("t.csv.zip", zipped({"whatever.csv": CSV}), {}),
+        ("export.zip", zipped({"whatever.csv": CSV}), {}),
         ("t.csv.zst", pa.Codec("zstd").compress(CSV.encode(), asbytes=True), {}),
     ],
     ids=itertools.count(),  # bytes of a gzip file hold the time
@@ -110,9 +91,7 @@ def test_a_row_of_excel_that_the_library_cannot_read_is_one_error(tmp_path):
     text, beyond = b't="inlineStr"><is><t>Rod</t></is>', b't="s"><v>99</v>'  # of a list of no strings
     assert text in members["xl/worksheets/sheet1.xml"]
     members["xl/worksheets/sheet1.xml"] = members["xl/worksheets/sheet1.xml"].replace(text, beyond)
-    with zipfile.ZipFile(tmp_path / "t.xlsx", "w") as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
+    (tmp_path / "t.xlsx").write_bytes(zipped(members))
     with pytest.raises(VixmlError, match="a row of an Excel file cannot be read"):
         records(tmp_path / "t.xlsx")
 
@@ -163,9 +142,9 @@ def test_parts_and_patterns(tmp_path):
         ("t.jsonl", b"\xff", "not UTF-8"),
         ("t.csv.gz", gzip.compress(CSV.encode())[:-9], "cannot be read"),
         ("t.csv.gz", b"no gzip", "cannot be read"),
-        ("t.csv.zip", zipped(a_csv=CSV, b_csv=CSV), "one table"),
+        ("t.csv.zip", zipped({"a.csv": CSV, "b.csv": CSV}), "one table"),
         ("t.xlsx", b"PK", "not a readable Excel file"),
-        ("t.xlsx", zipped(xl_xml="<!DOCTYPE x [<!ENTITY a 'b'>]><x/>"), "document type"),
+        ("t.xlsx", zipped({"xl.xml": "<!DOCTYPE x [<!ENTITY a 'b'>]><x/>"}), "document type"),
     ],
     ids=itertools.count(),
 )
@@ -176,7 +155,7 @@ def test_bad_files(tmp_path, name, data, says):
     assert str(tmp_path / name) in str(caught.value.where)
 
 
-@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, lambda data: zipped(t_csv=data)])
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, lambda data: zipped({"t.csv": data})])
 def test_bombs_are_refused(tmp_path, monkeypatch, pack):
     monkeypatch.setattr(table_files, "UNPACKED_LIMIT", 1 << 16)
     ending = {gzip.compress: ".gz", bz2.compress: ".bz2", lzma.compress: ".xz"}.get(pack, ".zip")

@@ -13,22 +13,8 @@ from vixml.data.texts import TextRules, repaired, without_html
 
 LONG = 1 << 19  # patterns whose time grows with the square would take minutes to hours
 BLANKS = "ab \t\n\r\x0b\x1c\x1f\x85\u00a0\u2028\u3000\ufeff"
-MARKUP = [
-    "<script",
-    ">",
-    "</script>",
-    "<style",
-    "</STYLE >",
-    "<Script>",
-    "<!--",
-    "-->",
-    "--",
-    "<!-->",
-    "a",
-    " ",
-    "<",
-    "é",
-]
+MARKUP = ["<script", ">", "</script>", "<style", "</STYLE >", "<Script>", "<!--", "-->", "--", "<!-->"]
+MARKUP += ["a", " ", "<", "é"]
 
 
 @pytest.mark.parametrize("text", ["\u00a0" * LONG, " " * LONG + "b\tc", " \n" * LONG, " \x1f" * LONG + "b\nc"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from helpers import rows_of
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -11,7 +9,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from vixml.data.corpus import SPLITS, Corpus
 from vixml.data.tokens import tokenize_corpus, tokenize_pieces
 from vixml.errors import VixmlError
-from vixml.files import read_json, sha256_file
+from vixml.files import read_json, sha256_file, write_json
 from vixml.ragged import Ragged
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -30,9 +28,7 @@ def make_tokenizer(folder, **settings):
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {"tokenizer_class": "BertTokenizer", "pad_token": "[PAD]", "model_max_length": 512} | settings
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({k: v for k, v in config.items() if v is not None}), encoding="utf-8"
-    )
+    write_json(folder / "tokenizer_config.json", {k: v for k, v in config.items() if v is not None})
     return folder
 
 
@@ -47,14 +43,8 @@ def test_equals_the_models_own_tokenizer(picto, tmp_path):
         expected = theirs(corpus.texts(split), truncation=True, max_length=9, padding=False)["input_ids"]
         assert rows_of(tokens) == expected
         assert tokens.lengths.max() <= 9 and 0 not in tokens.values
-        assert tokens.header == {
-            "tokenizer": "tiny",
-            "tokenizer_sha256": sha256_file(folder / "tokenizer.json"),
-            "max_len": 9,
-            "special": "around",
-            "bos_ids": [],
-            "eos_id": None,
-        }
+        about = {"tokenizer": "tiny", "tokenizer_sha256": sha256_file(folder / "tokenizer.json"), "max_len": 9}
+        assert tokens.header == about | {"special": "around", "bos_ids": [], "eos_id": None}
     manifest = read_json(tmp_path / "tokens" / "manifest.json")
     assert manifest["facts"]["train"]["longest"] == 9 and manifest["facts"]["train"]["at_max_len"] > 0
 
@@ -71,7 +61,7 @@ def make_decoder_tokenizer(folder, bos=False, **settings):
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     names = {"bos_token": "<s>", "eos_token": "</s>", "tokenizer_class": "PreTrainedTokenizerFast"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(names | settings), encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", names | settings)
     return folder
 
 
@@ -134,13 +124,6 @@ def test_words_of_a_prompt_are_tokenized_alone(tmp_path):
     assert [len(ids) for ids in tokenize_pieces(make_tokenizer(tmp_path / "bert"), ["love", "q" * 7])] == [1, 7]
     with pytest.raises(VixmlError, match="tokenizer is missing"):
         tokenize_pieces(tmp_path, ["he"])
-
-
-def test_cut_texts_keep_their_special_tokens(picto, tmp_path):
-    tokenize_corpus(picto[0], make_tokenizer(tmp_path / "model"), 3, tmp_path / "tokens")
-    tokens = Ragged.load(tmp_path / "tokens" / "label")
-    assert all(row[0] == 2 and row[-1] == 3 and len(row) == 3 for row in map(tokens.row, range(len(tokens))))
-    assert tokens.header["tokenizer"] == "model"
 
 
 def test_batches_do_not_show(picto, tmp_path, monkeypatch):

@@ -94,15 +94,9 @@ def cases(draw):
 @given(cases(), st.sampled_from([1e-4, 1e-3, 64]))
 def test_agrees_with_double_loops(case, memory_mb):
     rankings, truth, weights, filters, width, n_labels = case
-    found = evaluate(
-        table(rankings, width),
-        Ragged.from_rows(truth, n_labels),
-        np.array(weights),
-        filter=None if filters is None else Ragged.from_rows(filters, n_labels),
-        ks=KS,
-        deep_ks=KS,
-        memory_mb=memory_mb,
-    )
+    lists = {"filter": None if filters is None else Ragged.from_rows(filters, n_labels), "ks": KS, "deep_ks": KS}
+    positives = Ragged.from_rows(truth, n_labels)
+    found = evaluate(table(rankings, width), positives, np.array(weights), **lists, memory_mb=memory_mb)
     expected = oracle.metrics(rankings, truth, weights, filters, list(KS))
     assert found.metrics == pytest.approx(expected, abs=1e-9)
     assert found.n_queries_without_positives == sum(not row for row in truth)

@@ -1,6 +1,5 @@
 """The stage ``score`` on a corpus small enough to count by hand, and its verb."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from vixml.cli import app
 from vixml.config.registry import Dataset
 from vixml.errors import VixmlError
 from vixml.evaluation.score import break_down, frequency_deciles, score
-from vixml.files import save_array, write_text
+from vixml.files import read_json, save_array, write_text
 from vixml.provenance import stage
 from vixml.ragged import Ragged
 
@@ -68,7 +67,7 @@ def scored(tmp_path, predictions, corpus=None, entry=ENTRY, seed=0, split="test"
     inputs = {"corpus": corpus or corpus_at(tmp_path / "corpus"), "predictions": predictions}
     names = {"dataset": "tiny", "run": "one", "seed": seed, "split": split}
     score(names, entry, inputs, tmp_path / "score", **(KS | ks))
-    return json.loads((tmp_path / "score" / "scores.json").read_text(encoding="utf-8"))
+    return read_json(tmp_path / "score" / "scores.json")
 
 
 def test_scores_and_where_they_come_from(tmp_path):
@@ -187,6 +186,6 @@ def test_both_commands_have_help_and_score_takes_options(tmp_path):
     ]  # fmt: skip
     done = CliRunner().invoke(app, [*arguments, "--deep-ks", "1,3"])
     assert done.exit_code == 0, done.output
-    assert json.loads((tmp_path / "score" / "scores.json").read_text(encoding="utf-8"))["ks"] == [1, 2]
+    assert read_json(tmp_path / "score" / "scores.json")["ks"] == [1, 2]
     wrong = CliRunner().invoke(app, [*arguments, "--deep-ks", "all"])
     assert isinstance(wrong.exception, VixmlError) and wrong.exception.where == "--deep-ks"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ from vixml.config.load import load_world
 from vixml.data.archive import SourceReader
 from vixml.data.build import build_corpus
 from vixml.data.corpus import Corpus
-from vixml.files import read_json
+from vixml.files import read_json, write_json
 from vixml.images.render import render_images
 from vixml.images.store import ImageStore
 
@@ -73,10 +72,10 @@ def game(tmp_path):
     }.items():
         path = folder / f"json/{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content), encoding="utf-8")
+        write_json(path, content)
     tiles = folder / "gfx/Tiny"
     tiles.mkdir(parents=True)
-    (tiles / "tile_config.json").write_text(json.dumps(TILES), encoding="utf-8")
+    write_json(tiles / "tile_config.json", TILES)
     sheet = Image.new("RGBA", (4, 4), CLEAR)  # sprites 0 to 3: clear, red, clear, clear
     sheet.paste(RED, (2, 0, 4, 2))
     sheet.save(tiles / "a.png")

@@ -21,6 +21,9 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
+END = chunk(b"IEND", b"")
+
+
 def png(bits: int, kind: int, samples: list[int], before: bytes = b"") -> bytes:
     """Return a PNG of 16 x 16 equal pixels."""
     if bits == 16:
@@ -32,7 +35,7 @@ def png(bits: int, kind: int, samples: list[int], before: bytes = b"") -> bytes:
         row = bytes([sum(samples[0] << (bits * place) for place in range(per_byte))]) * (SIZE // per_byte)
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", SIZE, SIZE, bits, kind, 0, 0, 0))
     body = chunk(b"IDAT", zlib.compress((b"\0" + row) * SIZE))
-    return b"\x89PNG\r\n\x1a\n" + head + before + body + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + head + before + body + END
 
 
 def written(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -49,6 +52,8 @@ def key(*samples: int) -> bytes:
 
 PALETTE = chunk(b"PLTE", bytes([250, 0, 0, 0, 200, 0, 0, 0, 90]))
 RED, GREY, WHITE = (200, 40, 40), (175, 175, 175), (255, 255, 255)
+RED_16 = [value * 257 for value in RED]
+SHOWN, BLACK = Image.new("RGB", (SIZE, SIZE), RED), Image.new("RGB", (SIZE, SIZE))
 
 # name -> (file, the colour of its pixels)
 TABLE = {
@@ -71,15 +76,9 @@ TABLE = {
     "grey with alpha": (png(8, 4, [100, 51]), (224, 224, 224)),
     "colours": (png(8, 2, [*RED]), RED),
     "colours, transparent": (png(8, 2, [*RED], key(*RED)), WHITE),
-    "colours of 16 bits": (png(16, 2, [value * 257 for value in RED]), RED),
-    "colours of 16 bits, transparent": (
-        png(16, 2, [value * 257 for value in RED], key(*(value * 257 for value in RED))),
-        WHITE,
-    ),
-    "colours of 16 bits, another is transparent": (
-        png(16, 2, [value * 257 for value in RED], key(9999, 99, 9)),
-        RED,
-    ),
+    "colours of 16 bits": (png(16, 2, RED_16), RED),
+    "colours of 16 bits, transparent": (png(16, 2, RED_16, key(*RED_16)), WHITE),
+    "colours of 16 bits, another is transparent": (png(16, 2, RED_16, key(9999, 99, 9)), RED),
     "colours with alpha": (png(8, 6, [200, 40, 40, 0]), WHITE),
     "colours with alpha of 16 bits": (png(16, 6, [200 * 257, 40 * 257, 40 * 257, 65535]), RED),
     "palette": (png(8, 3, [1], PALETTE), (0, 200, 0)),
@@ -89,32 +88,18 @@ TABLE = {
     "palette, half transparent": (png(8, 3, [0], PALETTE + chunk(b"tRNS", b"\x80")), (252, 127, 127)),
     "GIF": (written(Image.new("RGB", (SIZE, SIZE), RED).convert("P", palette=Image.Palette.ADAPTIVE), "GIF"), RED),
     "GIF of several frames": (
-        written(Image.new("L", (SIZE, SIZE), 175), "GIF", save_all=True, append_images=[Image.new("L", (SIZE, SIZE))]),
-        GREY,
+        written(Image.new("L", (SIZE, SIZE), 175), "GIF", save_all=True, append_images=[Image.new("L", (SIZE, SIZE))]), GREY,
     ),
-    "animated WebP": (
-        written(
-            Image.new("RGB", (SIZE, SIZE), RED), "WEBP", lossless=True, save_all=True,
-            append_images=[Image.new("RGB", (SIZE, SIZE))],
-        ),
-        RED,
-    ),
-    "animated PNG": (
-        written(Image.new("RGB", (SIZE, SIZE), RED), "PNG", save_all=True, append_images=[Image.new("RGB", (SIZE, SIZE))]),
-        RED,
-    ),
-    "WebP": (written(Image.new("RGB", (SIZE, SIZE), RED), "WEBP", quality=95), RED),
+    "animated WebP": (written(SHOWN, "WEBP", lossless=True, save_all=True, append_images=[BLACK]), RED),
+    "animated PNG": (written(SHOWN, "PNG", save_all=True, append_images=[BLACK]), RED),
+    "WebP": (written(SHOWN, "WEBP", quality=95), RED),
     "WebP, transparent": (written(Image.new("RGBA", (SIZE, SIZE), (*RED, 0)), "WEBP", lossless=True, exact=True), WHITE),
-    "JPEG": (written(Image.new("RGB", (SIZE, SIZE), RED), "JPEG", quality=98), RED),
+    "JPEG": (written(SHOWN, "JPEG", quality=98), RED),
     "JPEG, grey": (written(Image.new("L", (SIZE, SIZE), 175), "JPEG"), GREY),
-    "JPEG, progressive": (written(Image.new("RGB", (SIZE, SIZE), RED), "JPEG", quality=98, progressive=True), RED),
+    "JPEG, progressive": (written(SHOWN, "JPEG", quality=98, progressive=True), RED),
     "JPEG, CMYK": (written(Image.new("CMYK", (SIZE, SIZE), (0, 255, 255, 55)), "JPEG", quality=98), (200, 0, 0)),
-    "JPEG of two views": (
-        written(Image.new("RGB", (SIZE, SIZE), RED), "MPO", quality=98, save_all=True,
-                append_images=[Image.new("RGB", (SIZE, SIZE))]),
-        RED,
-    ),
-    "BMP": (written(Image.new("RGB", (SIZE, SIZE), RED), "BMP"), RED),
+    "JPEG of two views": (written(SHOWN, "MPO", quality=98, save_all=True, append_images=[BLACK]), RED),
+    "BMP": (written(SHOWN, "BMP"), RED),
     "BMP, 1 bit": (written(Image.new("1", (SIZE, SIZE), 1), "BMP"), WHITE),
     "BMP, palette": (written(Image.new("L", (SIZE, SIZE), 175), "BMP"), GREY),
 }  # fmt: skip
@@ -126,9 +111,6 @@ def test_every_kind_of_image_has_the_right_colours(name):
     found = pixels(prepare(data, SIZE))
     assert prepare(Image.open(io.BytesIO(data)), SIZE) == prepare(data, SIZE)
     assert np.abs(found.astype(int) - colour).max() <= 2, found[0, 0]
-
-
-SHOWN = Image.new("RGB", (SIZE, SIZE), RED)
 
 
 @pytest.mark.parametrize(("image", "colour"), [
@@ -156,11 +138,8 @@ def test_other_formats_are_missing(kind):
 @pytest.mark.parametrize(
     ("broken", "reason"),
     [
-        (png(8, 3, [1]), "AssertionError"),  # a palette is missing
-        (
-            png(8, 2, [*RED]).replace(chunk(b"IEND", b""), chunk(b"iCCP", b"") + chunk(b"IEND", b"")),
-            "index out of range",
-        ),
+        (png(8, 3, [1]), "AssertionError"),
+        (png(8, 2, [*RED]).replace(END, chunk(b"iCCP", b"") + END), "index out of range"),
     ],
     ids=["no palette", "an empty profile behind the pixels"],
 )
@@ -177,11 +156,8 @@ def test_the_orientation_is_obeyed(orientation, kind):
     upright.paste((0, 0, 0), (0, 0, 16, 8))
     turned = upright
     if orientation in TURNS:
-        undo = {
-            Image.Transpose.ROTATE_90: Image.Transpose.ROTATE_270,
-            Image.Transpose.ROTATE_270: Image.Transpose.ROTATE_90,
-        }
-        turned = upright.transpose(undo.get(TURNS[orientation], TURNS[orientation]))
+        left, right = Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270
+        turned = upright.transpose({left: right, right: left}.get(TURNS[orientation], TURNS[orientation]))
     exif = Image.Exif()
     exif[0x0112] = orientation
     found = pixels(prepare(written(turned, kind, exif=exif, quality=98), 32))

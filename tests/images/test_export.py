@@ -64,17 +64,10 @@ def write_embeddings(folder: Path, vision: str, item_lists: dict[str, Ragged] | 
     rows[missing] = 0
     with stage(folder, "embed-images" if item_lists is None else "import-vectors", config={}, inputs={}) as work:
         save_array(work / "vectors.npy", rows)
-        header = {
-            "format": FORMAT,
-            "n_images": n,
-            "dim": DIM,
-            "vision": vision,
-            "precision": "fp32",
-            "missing": missing,
-        }
+        header = {"format": FORMAT, "n_images": n, "dim": DIM, "vision": vision, "missing": missing}
         for split, lists in (item_lists or {}).items():
             lists.save(work / f"{split}_images")
-        write_json(work / "embeddings.json", header | ({"lists": "own"} if item_lists else {}))
+        write_json(work / "embeddings.json", header | {"precision": "fp32"} | ({"lists": "own"} if item_lists else {}))
     return folder
 
 
@@ -107,11 +100,8 @@ def write_place(root: Path) -> SimpleNamespace:
 
 def go(place: SimpleNamespace, **given) -> Path:
     """Export the place, with what is given in other ways; return the folder."""
-    options = {
-        "world": World.model_validate(registry()),
-        "images": place.images,
-        "embeddings": [place.embeddings],
-    } | given
+    options = {"world": World.model_validate(registry()), "images": place.images, "embeddings": [place.embeddings]}
+    options |= given
     export_dataset(options["world"], "tiny", place.corpus, options["images"], options["embeddings"], place.out)
     return place.out
 
@@ -203,13 +193,9 @@ def test_a_corpus_without_store_is_exported_with_the_sources_of_its_images(place
 
 @pytest.mark.parametrize(("batch", "per_file"), [(1, 2), (2, 3), (3, 2), (100, 100)])
 def test_the_result_does_not_depend_on_file_and_batch_size(place, load, monkeypatch, batch, per_file):
-    for name, value in (
-        ("BATCH", batch),
-        ("GROUP", batch),
-        ("ROWS_PER_FILE", per_file),
-        ("VECTORS_PER_FILE", per_file),
-    ):
-        monkeypatch.setattr(export, name, value)
+    for names, value in ((("BATCH", "GROUP"), batch), (("ROWS_PER_FILE", "VECTORS_PER_FILE"), per_file)):
+        for name in names:
+            monkeypatch.setattr(export, name, value)
     folder = go(place)
     assert len(list(folder.glob("queries/train-*"))) == -(-6 // per_file)
     assert load(folder, split="train")["text"][:] == TEXTS["train"]
@@ -248,9 +234,8 @@ def test_the_example_on_the_card_runs(place, load, tmp_path):
     folder = go(place)
     example = (folder / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
-    done = subprocess.run(
-        [sys.executable, "-c", example], cwd=folder, env=environment, capture_output=True, text=True, timeout=600
-    )
+    command = [sys.executable, "-c", example]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     corpus = Corpus.load(place.corpus)
     names = [TEXTS["label"][row] for row in corpus.labels("test").row(0)]
@@ -362,9 +347,8 @@ def test_a_table_with_too_few_rows_is_an_error(place):
 
 def test_the_command(place, capsys):
     for name, keys in (("datasets", ("sources", "datasets")), ("models", ("text_models", "vision_models"))):
-        (place.root / f"{name}.yaml").write_text(
-            yaml.safe_dump({key: registry()[key] for key in keys}), encoding="utf-8"
-        )
+        part = {key: registry()[key] for key in keys}
+        (place.root / f"{name}.yaml").write_text(yaml.safe_dump(part), encoding="utf-8")
     common = ["--corpus", str(place.corpus), "--config-dir", str(place.root), "--out", str(place.out)]
     embeddings = place.root / "results/data/tiny/embeddings/net"
     embeddings.parent.mkdir(parents=True)

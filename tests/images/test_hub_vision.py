@@ -265,11 +265,7 @@ def of_text(folder):
         (lambda folder: (folder / "preprocessor_config.json").unlink(), {}, "checkpoint lacks a file"),
         (without_pooler, {}, "weights do not fit"),
         (edited("config.json", intermediate_size=48), {}, "weights do not fit"),
-        (
-            edited("preprocessor_config.json", size={"height": SIDE, "width": 2 * SIDE}),
-            {},
-            "unsupported image processor",
-        ),
+        (edited("preprocessor_config.json", size={"height": SIDE, "width": 9}), {}, "unsupported image processor"),
         (edited("preprocessor_config.json", image_mean=[0.5, 0.5]), {}, "unsupported image processor"),
         (of_text, {}, "vision model"),
         (lambda folder: None, {"dim": 33}, "registry and the checkpoint differ"),

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vixml.errors import VixmlError
-from vixml.files import sha256_file
+from vixml.files import sha256_file, write_json
 from vixml.images import store as store_module
 from vixml.images.store import ImageStore, shard_name, write_store
 
@@ -89,11 +89,8 @@ def test_damaged_shards_are_named(tmp_path):
     with pytest.raises(VixmlError, match="other columns"):
         ImageStore.open(tmp_path)
     shard.write_bytes((tmp_path / shard_name(0)).read_bytes())
-    (tmp_path / "store.json").write_text(
-        '{"format": "vixml-images-1", "n_images": 12, "n_shards": 2, "missing": [0, 5, 9]}', encoding="utf-8"
-    )
-    with pytest.raises(VixmlError, match="does not match its store"):
-        ImageStore.open(tmp_path)
-    (tmp_path / "store.json").write_text('{"format": "other"}', encoding="utf-8")
-    with pytest.raises(VixmlError, match="not an image store of this version"):
-        ImageStore.open(tmp_path)
+    header = {"format": "vixml-images-1", "n_images": 12, "n_shards": 2, "missing": [0, 5, 9]}
+    for written, says in ((header, "does not match its store"), ({"format": "other"}, "not an image store of this")):
+        write_json(tmp_path / "store.json", written)
+        with pytest.raises(VixmlError, match=says):
+            ImageStore.open(tmp_path)

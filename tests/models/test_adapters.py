@@ -128,9 +128,8 @@ def test_the_adapted_product_is_that_of_its_layers(bias, shape, half):
 def test_the_adapted_product_has_the_gradient_of_finite_differences():
     torch.manual_seed(0)
     x, bias, weight, a, b = (torch.randn(s, dtype=torch.float64) for s in ((4, 7), (5,), (5, 7), (3, 7), (5, 3)))
-    assert torch.autograd.gradcheck(
-        lambda x, a, b: AdaptedProduct.apply(x, bias, 0.7, weight, a, b), [t.requires_grad_() for t in (x, a, b)]
-    )
+    inputs = [t.requires_grad_() for t in (x, a, b)]
+    assert torch.autograd.gradcheck(lambda x, a, b: AdaptedProduct.apply(x, bias, 0.7, weight, a, b), inputs)
 
 
 def test_dropout_is_left_to_peft(decoder):

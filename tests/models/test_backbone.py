@@ -67,9 +67,8 @@ def test_gradients_equal_those_of_the_padded_model(tiny_bert, name):
     assert found.keys() <= expected.keys() and len(expected) > 30
     for name, gradient in expected.items():
         # A token that is alone in its sequence reaches neither query nor key: no gradient here, zeros there.
-        assert_close(
-            found.get(name, torch.zeros_like(gradient)), gradient, atol=2e-5, rtol=1e-4, msg=lambda m, n=name: n + m
-        )
+        ours = found.get(name, torch.zeros_like(gradient))
+        assert_close(ours, gradient, atol=2e-5, rtol=1e-4, msg=lambda m, n=name: n + m)
 
 
 @pytest.mark.parametrize("name", BATCHES)
@@ -114,20 +113,6 @@ def run(backbone, packed):
         stream = stream.detach().requires_grad_()
     vectors = backbone(stream, torch.from_numpy(packed.position_ids), packed.blocks.tolist(), packed.prefix)
     return vectors[packed.restore], stream
-
-
-@pytest.mark.parametrize("family", ["qwen2", "llama"])
-def test_causal_decoders_equal_the_padded_model(tmp_path, family):
-    folder = write_decoder(tmp_path, family)
-    backbone, plain = Backbone(folder), plain_encoder.load(folder)  # neither has dropout
-    items = make_items([1, 7, 3, 7, 12, 2, 1, 30], seed=3)
-    weight = torch.randn(len(items), 32)
-    ours, expected = run(backbone, items.pack())[0], plain_encoder.encode(plain, items)
-    assert_close(ours, expected, atol=1e-5, rtol=1e-5)
-    backward(ours, weight)
-    backward(expected, weight)
-    for (name, a), (_, b) in zip(backbone.network.named_parameters(), plain.named_parameters(), strict=True):
-        assert_close(a.grad, b.grad, atol=2e-5, rtol=1e-4, msg=lambda m, p=name: p + m)
 
 
 @pytest.mark.parametrize("train", ["full", "lora"])

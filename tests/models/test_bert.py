@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 from tiny_models import make_items, make_model, write_bert, write_distilbert
 
 from vixml.config.run import Encoder
+from vixml.files import read_json, write_json
 from vixml.models.backbone import Backbone
 from vixml.models.bert import Bert
 
@@ -32,6 +31,6 @@ def test_vectors_and_parameters_are_those_of_transformers(tmp_path, train):
 @pytest.mark.parametrize("change", [{"hidden_act": "gelu_new"}, {"is_decoder": True}, None])
 def test_another_network_is_left_to_transformers(tmp_path, change):
     folder = write_distilbert(tmp_path) if change is None else write_bert(tmp_path)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    (folder / "config.json").write_text(json.dumps(config | (change or {})), encoding="utf-8")
+    config = read_json(folder / "config.json")
+    write_json(folder / "config.json", config | (change or {}))
     assert not isinstance(Backbone(folder, lean=True).network, Bert)

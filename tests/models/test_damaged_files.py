@@ -52,6 +52,7 @@ def replaced(name, data):
 
 
 PANIC = {"type": "Sequence", "normalizers": [{"type": "Precompiled", "precompiled_charsmap": "AAAA"}]}
+WORDS = {"type": "WordLevel", "unk_token": "[UNK]"}
 DAMAGES = {
     **{f"{key} {value}": changed("config.json", **{key: value}) for key in (
         "num_hidden_layers", "vocab_size", "hidden_size", "intermediate_size", "max_position_embeddings", "num_attention_heads",
@@ -74,12 +75,8 @@ DAMAGES = {
     "tokenizer cut": replaced("tokenizer.json", lambda data: data[: len(data) // 2]),
     "tokenizer foreign": replaced("tokenizer.json", b'{"version": "1.0"}'),
     "tokenizer panics": changed("tokenizer.json", normalizer=PANIC),
-    "tokenizer larger than the network": changed(
-        "tokenizer.json", model={"type": "WordLevel", "vocab": {"[UNK]": 0, "x": 60}, "unk_token": "[UNK]"}
-    ),
-    "tokenizer without its unknown token": changed(
-        "tokenizer.json", model={"type": "WordLevel", "vocab": {"x": 0}, "unk_token": "[UNK]"}
-    ),
+    "tokenizer larger than the network": changed("tokenizer.json", model=WORDS | {"vocab": {"[UNK]": 0, "x": 60}}),
+    "tokenizer without its unknown token": changed("tokenizer.json", model=WORDS | {"vocab": {"x": 0}}),
     "tokenizer_config a list": replaced("tokenizer_config.json", b"{"),
     "end token unknown": changed("tokenizer_config.json", eos_token="[END]"),
 }  # fmt: skip

@@ -27,10 +27,8 @@ def test_late_fusion_equals_a_loop_over_items(counts):
     text, images = torch.randn(len(counts), DIM), torch.randn(sum(counts), DIM)
     items = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     ours = fusion(text, images, items)
-    expected = torch.stack(
-        [attend(fusion.layer, torch.cat([text[i, None], images[items == i]])) for i in range(len(counts))]
-    )
-    assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+    expected = [attend(fusion.layer, torch.cat([text[i, None], images[items == i]])) for i in range(len(counts))]
+    assert_close(ours, torch.stack(expected), atol=1e-5, rtol=1e-5)
 
 
 def attend(layer, x):

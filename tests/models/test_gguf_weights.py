@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 
 import numpy as np
@@ -17,6 +16,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from vixml.data.tokens import bos_ids, eos_id, load_tokenizer
 from vixml.errors import VixmlError
+from vixml.files import read_json
 from vixml.models.weights import prepare_model
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -93,7 +93,7 @@ def test_weights_come_out_exactly(llama, tmp_path, half):
     for name, value in llama.items():
         assert found[name].dtype == torch.float32
         np.testing.assert_array_equal(found[name].detach().numpy(), value, err_msg=name)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json(folder / "config.json")
     assert config["model_type"] == "llama" and config["max_position_embeddings"] == 48
     assert "quantization_config" not in config, "plain numbers: another reader must not look for a GGUF file"
 

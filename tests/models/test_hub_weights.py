@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import pytest
@@ -41,7 +40,7 @@ def publish(model, folder, **options):
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04a pickle")
     (folder / "modeling_tiny.py").write_text("raise SystemExit('code of the repository was run')", encoding="utf-8")
     config = read_json(folder / "config.json") | {"auto_map": {"AutoModel": "modeling_tiny.TinyModel"}}
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    write_json(folder / "config.json", config)
     return folder
 
 
@@ -133,6 +132,10 @@ def mix_shards(folder):
     save_file({f"other.{k}": v for k, v in load_file(shard).items()}, shard)
 
 
+def lead_outside(folder):
+    write_json(folder / INDEX, {"weight_map": {"a": "../../x.safetensors"}})
+
+
 def change_config(**changes):
     return lambda folder: write_json(folder / "config.json", read_json(folder / "config.json") | changes)
 
@@ -143,11 +146,7 @@ def change_config(**changes):
         (lambda folder: [path.unlink() for path in folder.iterdir()], "checkpoint lacks a file", "config.json"),
         (lambda folder: (folder / INDEX).unlink(), "checkpoint lacks a file", "model.safetensors"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "checkpoint lacks a file", "tokenizer.json"),
-        (
-            lambda folder: write_json(folder / INDEX, {"weight_map": {"a": "../../x.safetensors"}}),
-            "not an index of",
-            INDEX,
-        ),
+        (lead_outside, "not an index of", INDEX),
         (cut_a_shard, "weights file cannot be read", ".safetensors"),
         (mix_shards, "shards are not those of the index", INDEX),
         (change_config(intermediate_size=48), "do not fit the architecture", "layers.0.mlp.down_proj.weight"),
@@ -188,9 +187,7 @@ def test_a_placed_folder_takes_precedence_over_the_hub(hub, qwen, tmp_path):
     assert not hub.asked
 
 
-@pytest.mark.parametrize(
-    ("status", "hint"), [(401, "HF_TOKEN"), (403, "HF_TOKEN"), (404, "revision"), (None, "network")]
-)
+@pytest.mark.parametrize("status, hint", [(401, "HF_TOKEN"), (403, "HF_TOKEN"), (404, "revision"), (None, "network")])
 def test_the_error_of_a_hub_that_does_not_answer_names_the_folder_to_fill(hub, tmp_path, monkeypatch, status, hint):
     hub.status = status
     if status is None:

@@ -26,12 +26,9 @@ def contents(packed):
 
 
 items = st.lists(
-    st.tuples(st.lists(st.integers(0, 8), max_size=6), st.lists(st.integers(0, 4), max_size=3)).filter(
-        lambda item: item[0] or item[1]
-    ),
-    min_size=1,
-    max_size=12,
-)
+    st.tuples(st.lists(st.integers(0, 8), max_size=6), st.lists(st.integers(0, 4), max_size=3)).filter(any),
+    min_size=1, max_size=12,
+)  # fmt: skip
 
 
 @settings(max_examples=80, deadline=None)

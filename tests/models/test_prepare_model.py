@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 
 import numpy as np
@@ -15,6 +14,7 @@ from transformers import AutoModel
 
 from vixml.config.registry import Source, TextModel
 from vixml.errors import VixmlError
+from vixml.files import read_json
 from vixml.models.backbone import Backbone
 from vixml.models.weights import prepare_model
 from vixml.provenance import read_manifest
@@ -145,7 +145,7 @@ def test_a_folder_of_transformers_inside_a_wheel(raw, tmp_path):
     theirs = AutoModel.from_pretrained(folder, add_pooling_layer=False)
     for (name, a), (_, b) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
         assert torch.equal(a, b), name
-    config = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
+    config = read_json(tmp_path / "model" / "config.json")
     assert config["hidden_size"] == 32 and config["model_type"] == "bert"
 
 

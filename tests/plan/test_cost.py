@@ -82,9 +82,8 @@ def test_operations_are_those_that_torch_counts(name):
     from torch.utils.flop_counter import FlopCounterMode
     from transformers import AutoConfig, AutoModel
 
-    config = AutoConfig.for_model(
-        **{"model_type": "bert"} | (WORLD.text_models[name].architecture or ARCHITECTURES[name])
-    )
+    architecture = WORLD.text_models[name].architecture or ARCHITECTURES[name]
+    config = AutoConfig.for_model(**{"model_type": "bert"} | architecture)
     config.num_hidden_layers = 2
     without_pooler = {"add_pooling_layer": False} if config.model_type == "bert" else {}
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
@@ -209,13 +208,10 @@ def test_large_groups_are_counted_with_more_iterations():
     [
         ({"method": "retrieval-augmented"}, 2 * 2 * (10 + 8) * 4),
         ({"method": "knn", "image_weight": 0.5}, 2 * 2 * 8 * (4 + 6)),
-        (
-            {"method": "local-ridge", "ridge": {"text_weight": 0.2}},
-            2 * 2 * (20 + 8) * 4 + 2 * (2 * 8**2 * 4 + 8**3 / 3),
-        ),
+        ({"method": "local-ridge", "ridge": {"text_weight": 0.2}}, 2 * 2 * (20 + 8) * 4 + 2 * (2 * 8**2 * 4 + 8**3 / 3)),
         ({"method": "popularity"}, 0),
     ],
-)
+)  # fmt: skip
 def test_vectors_compared_by_a_search(inference, flop):
     assert predict_cost(job_of(inference=inference), GPU).flop_search == flop
 
@@ -257,9 +253,8 @@ def test_a_softmax_over_all_labels_by_hand():
     assert job.trainable == TINY.parameters + 10 * 4 and job.label_bytes == 10
     assert job.step_flop == pytest.approx(3 * 2 * (4 * job.encode(job.query, train=True) + 6 * 4 * 10 * 4))
     softmax = 4 * 10 * (4 * 4 + 2 * 4)
-    assert job.step_bytes == pytest.approx(
-        16 * job.trainable + job.label_bytes + 2 * 2 * 144 + job.activation_bytes + softmax
-    )
+    state = 16 * job.trainable + job.label_bytes + 2 * 2 * 144
+    assert job.step_bytes == pytest.approx(state + job.activation_bytes + softmax)
     sampled = job_of(method="all-labels", loss={"sampled_labels": 2, "text_weight": 0.5})
     assert sampled.candidates == 10, "the positives of four queries and two more: as many as there are"
     assert sampled.batch_labels > 0 and sampled.step_flop > job.step_flop
@@ -286,9 +281,8 @@ def test_main_memory_by_hand():
     read = RESERVE + WORKERS * WORKER + job.token_bytes + 16 * 20
     # Stored vectors of 8 queries, beside those of all queries and labels; the language model is smaller.
     many = replace(job, counts=Counts(n_train=800, n_test=2, n_labels=1000))
-    assert many.host_bytes == pytest.approx(
-        RESERVE + WORKERS * WORKER + many.token_bytes + 16 * 20 + one * (800 * 2 + 1000)
-    )
+    base = RESERVE + WORKERS * WORKER + many.token_bytes + 16 * 20
+    assert many.host_bytes == pytest.approx(base + one * (800 * 2 + 1000))
     assert job.host_bytes == pytest.approx(read + 4 * TINY.parameters), "the language model is larger"
     # The end of an epoch: with 80 queries held out, the stored vectors of the others and the labels' u, unit u, z and centroids.
     held = replace(many, config=job_of(training=TRAINING | {"validation": 0.1}).config)

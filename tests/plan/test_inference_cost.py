@@ -57,16 +57,10 @@ def made_up(rng: np.random.Generator, n: int, n_labels: int, each: int = 3):
 BALANCED = {"method": "local-ridge", "top_k": 50, "ridge": {"neighbours": 20, "text_weight": 0.2}}
 
 
-@pytest.mark.parametrize(
-    ("module", "line"),
-    [
-        ("linear", "COEFFICIENTS = 1 << 25 "),
-        ("linear", "PANEL = 1 << 11 "),
-        ("approximate", "GPU_MB = 8192\n"),
-        ("approximate", "    memory_mb: float = 512\n"),
-        ("ridge", "ON_CPU, ON_GPU = 4 << 20, 1 << 30\n"),
-    ],
-)
+@pytest.mark.parametrize(("module", "line"), [
+    ("linear", "COEFFICIENTS = 1 << 25 "), ("linear", "PANEL = 1 << 11 "), ("ridge", "ON_CPU, ON_GPU = 4 << 20, 1 << 30\n"),
+    ("approximate", "GPU_MB = 8192\n"), ("approximate", "    memory_mb: float = 512\n"),
+])  # fmt: skip
 def test_constants_are_those_of_retrieval(module, line):
     # Read as text: the module itself needs torch.
     assert f"\n{line}" in (REPO / f"src/vixml/retrieval/{module}.py").read_text(encoding="utf-8")
@@ -263,11 +257,8 @@ def test_vectors_that_a_prediction_and_a_choice_hold(folders, weight):
     chosen = ranking(**sizes, method="chosen", **how)
     assert chosen.job.held_out == len(rows) and chosen.repeated == 1 + inference.TRIALS * 600 / 500
     trials = []
-    found = peak(
-        lambda: trials.extend(
-            choose(HeldOutPrecision([Split(opened(rows), search)]), chosen.job.config.inference, len(rows), True).trials
-        )
-    )
+    how, held = chosen.job.config.inference, HeldOutPrecision([Split(opened(rows), search)])
+    found = peak(lambda: trials.extend(choose(held, how, len(rows), True).trials))
     assert len(trials) > 10
     assert chosen.voting_bytes <= found < chosen.voting_bytes + 6e6, "less than another set"
     assert (chosen.voting_bytes > 20e6) == (weight > 0)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import subprocess
 import sys
 from dataclasses import astuple
 from pathlib import Path
 
 import pytest
-import typer.main
 
 from vixml import cli
 from vixml.config.load import load_runs, load_world
@@ -43,9 +41,7 @@ def toy() -> Plan:
     parts |= {f"search{i}": Cost(hours=1, disk_bytes=1, gpu_memory_bytes=i) for i in range(4)}
     keys = [("d", f"run{i}", 0) for i in range(4)]
     needs = (("a", "search0"), ("a", "search1"), ("b", "search2"), ("search3",))
-    tables = tuple(
-        Group(f"Table {i}", tuple(keys[k] for k in ks), len(ks)) for i, ks in enumerate([[0], [1], [2], [3]])
-    )
+    tables = tuple(Group(f"Table {i}", (key,), 1) for i, key in enumerate(keys))
     runs = dict(zip(keys, needs, strict=True))
     return Plan("toy", HARDWARE["gpu"], parts, runs, (Group("d", tuple(keys), 4),), tables, ())
 
@@ -89,12 +85,8 @@ def test_only_what_the_tables_show_is_planned():
 def test_the_papers_plan():
     plan = planned("paper.yaml")
     assert plan.trainings(plan.runs) == 72, "the paper's 71 trainings, and the official script's rate"
-    assert [group.name for group in plan.targets] == [
-        "LF-AmazonTitles-131K",
-        "MM-AmazonTitles-300K",
-        "LF-AmazonTitles-1.3M",
-        "LF-Amazon-131K",
-    ]
+    names = [group.name for group in plan.targets]
+    assert names == ["LF-AmazonTitles-131K", "MM-AmazonTitles-300K", "LF-AmazonTitles-1.3M", "LF-Amazon-131K"]
     assert {"Table 1", "Table 3"} <= {group.name for group in plan.tables}
     # Shared models make the whole cheaper than its datasets together; nothing else is shared between datasets.
     parts = [plan.cost(group.runs) for group in plan.targets]
@@ -140,10 +132,8 @@ def test_a_line_for_each_run_has_its_own_cost():
     assert [row[0] for row in rows] == list(dict.fromkeys(run for _, run, _ in plan.runs))
     world, configs = load_world(REPO / "config"), load_runs(REPO / "config")
     for run, *cells in rows:
-        costs = [
-            run_cost(PlannedRun.of(world, group.name, configs[group.name, run]), HARDWARE["gpu"])
-            for group in plan.targets
-        ]
+        runs = [PlannedRun.of(world, group.name, configs[group.name, run]) for group in plan.targets]
+        costs = [run_cost(job, HARDWARE["gpu"]) for job in runs]
         largest = [max(getattr(cost, f"{kind}_memory_bytes") for cost in costs) for kind in ("gpu", "host")]
         assert cells == [*(duration(cost.hours) for cost in costs), *map(size, largest)], run
 
@@ -225,20 +215,8 @@ def test_torch_is_not_imported():
         "import sys; from vixml.cli import main; main(['plan', '--config', 'config/paper.yaml'])\n"
         "print('HEAVY', [n for n in ('torch', 'transformers', 'pandas', 'matplotlib', 'snakemake') if n in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPO, check=True, capture_output=True, text=True, timeout=600
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, check=True, capture_output=True, text=True)
     assert "HEAVY []" in done.stdout
-
-
-def test_the_examples_of_its_help_parse(in_repository, capsys, monkeypatch):
-    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 80)
-    assert cli.main(["plan", "--help"]) == 0
-    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
-    commands = [shlex.split(line) for line in lines if line.startswith("vixml plan")]
-    assert len(commands) == 3
-    for _, name, *arguments in commands:
-        typer.main.get_command(cli.app).commands[name].make_context(name, arguments)
 
 
 def test_sizes_read_well():

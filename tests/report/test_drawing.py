@@ -67,9 +67,8 @@ def test_each_part_shows_what_its_run_says(part):
 
 def test_every_number_of_the_drawing_is_a_setting():
     words = re.sub(r"[ve]_\d", "", said())
-    for name in {part["run"] for part in PARTS} | {
-        shown(part["run"], part["key"]) for part in PARTS if ".model" in part["key"] or ".vision" in part["key"]
-    }:
+    named = {shown(part["run"], part["key"]) for part in PARTS if ".model" in part["key"] or ".vision" in part["key"]}
+    for name in named | {part["run"] for part in PARTS}:
         words = words.replace(name, "")
     assert set(re.findall(r"\d+(?:\.\d+)?", words)) <= {part["value"] for part in PARTS}
 

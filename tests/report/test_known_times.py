@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from result_files import REPO
 
+from vixml.files import write_json
 from vixml.plan.assumptions import CLUSTERS, HARDWARE, HOST
 from vixml.report.plan_page import BENCHMARK, REFERENCE, REHEARSAL, host_speed, known, rehearsed, sustained_here
 
@@ -29,9 +28,7 @@ def test_the_rehearsal_is_listed_part_by_part(tmp_path):
     one = {"rows": 1000, "size": 0.0625, "seconds": 0.25, "peak_mb": 512}
     two = {"rows": 16000, "size": 1, "seconds": 4.0, "peak_mb": 2048}
     path = tmp_path / "scale.json"
-    path.write_text(
-        json.dumps({"parts": {"x": {"words": "what it is", "measured": [one, two], "growth": 1.0}}}), encoding="utf-8"
-    )
+    write_json(path, {"parts": {"x": {"words": "what it is", "measured": [one, two], "growth": 1.0}}})
     assert rehearsed(path) == [["what it is", "0.25 s (1/16), 4 s (all)", "16,000", "1.00", "2.0 GB"]]
 
 

@@ -34,9 +34,8 @@ def fields(line):
 @pytest.fixture(scope="module")
 def without_results(tmp_path_factory):
     """Every table as it is written where nothing was run."""
-    return dict(
-        zip(EVERY_TABLE, written(REPO / "config", EVERY_TABLE, tmp_path_factory.mktemp("tables") / "t"), strict=True)
-    )
+    texts = written(REPO / "config", EVERY_TABLE, tmp_path_factory.mktemp("tables") / "t")
+    return dict(zip(EVERY_TABLE, texts, strict=True))
 
 
 @pytest.mark.parametrize("name", EVERY_TABLE)

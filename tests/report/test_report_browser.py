@@ -38,12 +38,12 @@ class Tab:
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.on("console", lambda message: self.faults.append(f"{message.type}: {message.text}"))
         address = report.as_uri()
-        self.page.on(
-            "request",
-            lambda request: (
-                None if request.url.split("#")[0] == address or request.url.startswith("data:") else self.faults.append(request.url)
-            ),
-        )  # fmt: skip
+
+        def fetched(request):
+            if request.url.split("#")[0] != address and not request.url.startswith("data:"):
+                self.faults.append(request.url)
+
+        self.page.on("request", fetched)
         self.page.goto(address)
 
 
@@ -101,9 +101,8 @@ def test_a_heading_sorts_up_down_and_back(tab):
     def numbers(texts: list[str]) -> list[float]:
         return [float(text.split()[0]) for text in texts if text != "not run"]
 
-    heading = page.locator(
-        f"{TABLE} th", has=page.get_by_role("button", name="Sort by ours: mean ± sd (seeds): P@1", exact=True)
-    )
+    button = page.get_by_role("button", name="Sort by ours: mean ± sd (seeds): P@1", exact=True)
+    heading = page.locator(f"{TABLE} th", has=button)
     for state, turned in (("ascending", False), ("descending", True)):
         heading.get_by_role("button").click()
         assert heading.get_attribute("aria-sort") == state
@@ -121,9 +120,8 @@ def test_rows_stay_in_their_group_and_sizes_and_times_sort_as_what_they_mean(tab
     page.locator(PAPER).get_by_role("button", name="Sort by params").click()
     page.locator(PAPER).get_by_role("button", name="Sort by params").click()
     assert column(page, PAPER, 2) == ["109M", "66.4M", "17.4M", "7.62B", "3.09B", "494M"]
-    firsts = page.locator(f"{PAPER} tbody").evaluate_all(
-        "(bodies) => bodies.map((body) => body.rows[0].innerText.trim())"
-    )
+    first_rows = "(bodies) => bodies.map((body) => body.rows[0].innerText.trim())"
+    firsts = page.locator(f"{PAPER} tbody").evaluate_all(first_rows)
     assert firsts == ["dual-encoder learning", "dual-decoder learning"]
     page.locator(TABLE).get_by_role("button", name="Sort by training").click()
     times = [text for text in column(page, TABLE, 6) if text != "–"]

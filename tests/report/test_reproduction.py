@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shutil
@@ -15,6 +14,7 @@ from result_files import REPO
 from vixml.config.published import load_published
 from vixml.config.tables import Comparison, load_any_tables, load_comparisons
 from vixml.errors import VixmlError
+from vixml.files import write_json
 from vixml.report.pages import in_the_paper, pages, reproduction
 from vixml.report.tables import missing_cost
 from vixml.text import duration
@@ -31,7 +31,7 @@ def row(run, mean, sd, n):
 def reference(tmp_path):
     def write(*rows):
         path = tmp_path / "reference.json"
-        path.write_text(json.dumps({"schema_version": 1, "rows": list(rows)}), encoding="utf-8")
+        write_json(path, {"schema_version": 1, "rows": list(rows)})
         return (path,)
 
     return write

@@ -145,8 +145,9 @@ def test_a_damaged_result_is_refused_with_its_file(results, file, keys, message,
     if keys is None:
         path.unlink()
     elif isinstance(keys, dict):
+        changed = read_json(path) | keys
         path.write_text(
-            json.dumps({k: v for k, v in (read_json(path) | keys).items() if v is not ...}), encoding="utf-8"
+            json.dumps({key: value for key, value in changed.items() if value is not ...}), encoding="utf-8"
         )
     else:
         path.write_text(keys or "[]", encoding="utf-8")

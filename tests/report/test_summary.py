@@ -170,9 +170,3 @@ def test_commands_end_to_end(config_dir, results, tmp_path):
         assert done.exit_code == 0, done.output
     made = ["t/table1.md", "t/table3.csv", "t/summary.json", "f/figure2.svg", "r/report.html", "ref"]
     assert all((tmp_path / name).exists() for name in made)
-
-
-def test_help_has_examples():
-    for verb in ("make-tables", "make-figures", "make-report", "summary"):
-        done = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "120"})
-        assert done.exit_code == 0 and "Example" in done.output

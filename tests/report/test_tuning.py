@@ -85,11 +85,11 @@ def test_the_two_forms_of_training_differ_in_the_keys_of_the_preset_and_in_nothi
     assert overlay["targets"] == [{"dataset": "picto", "seeds": [0, 1, 2], "split": "validation", "runs": FORM}]
     assert overlay["tables"] == overlay["figures"] == []
     official = read_yaml(REPO / "config" / "presets" / "official.yaml")
+    expected = {(part, key): v for part, keys in official.items() if part != "mining" for key, v in keys.items()}
     for modality in ("text", "vixml"):
         for split in range(3):
-            ours, theirs = (
-                RUNS["picto", f"form-{modality}{form}-split{split}"].model_dump() for form in ("", "-official")
-            )
+            names = (f"form-{modality}{form}-split{split}" for form in ("", "-official"))
+            ours, theirs = (RUNS["picto", name].model_dump() for name in names)
             assert ours["training"]["validation_split"] == split and ours["training"]["validation"] >= 0.15
             changed = {
                 (part, key): value
@@ -97,9 +97,6 @@ def test_the_two_forms_of_training_differ_in_the_keys_of_the_preset_and_in_nothi
                 if isinstance(keys, dict)
                 for key, value in keys.items()
                 if value != ours[part][key]
-            }
-            expected = {
-                (part, key): v for part, keys in official.items() if part != "mining" for key, v in keys.items()
             }
             assert changed == expected and ours["mining"] is theirs["mining"] is None
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from vixml.report.results import GREEN, MEANING, STATES, aggregate, judge, t_quantile
+from vixml.report.results import MEANING, STATES, aggregate, judge, t_quantile
 
 STAND_IN, BLOCKED, OTHER = {"stand_in": "other data"}, {"blocked": "no data"}, {"not_comparable": "quoted"}
 
@@ -39,12 +39,6 @@ STAND_IN, BLOCKED, OTHER = {"stand_in": "other data"}, {"blocked": "no data"}, {
 def test_state(ours, printed, options, state):
     verdict = judge(None if ours is None else aggregate(ours), printed, **options)
     assert verdict.state == state
-
-
-@pytest.mark.parametrize("printed", [None, 0.0, 41.99, 42.0, 42.01, 100.0])
-@pytest.mark.parametrize("ours", [[42.0], [42.0, 42.0, 42.0], [41.0, 42.0, 43.0]])
-def test_stand_in_is_never_green(ours, printed):
-    assert judge(aggregate(ours), printed, stand_in="other data").state not in GREEN
 
 
 def test_reasons():

@@ -54,9 +54,8 @@ def test_probabilities_are_right_on_other_queries():
     fitted = calibrate(labels, scores, hits, hits.sum(axis=1), None)
     _, others, truth = drawn(seed=1)
     found = reliability(fitted, others, truth, int(truth.sum()))
-    assert found["error"] < 0.03 and all(
-        abs(one["predicted"] - one["true"]) < 0.1 for one in found["bins"] if one["n"] > 100
-    )
+    assert found["error"] < 0.03
+    assert all(abs(one["predicted"] - one["true"]) < 0.1 for one in found["bins"] if one["n"] > 100)
     assert sum(one["n"] for one in found["bins"]) == np.isfinite(others).sum()
     for one in found["thresholds"]:
         assert abs(one["reached"] - one["precision"]) < 0.05
@@ -68,9 +67,7 @@ def test_thresholds_agree_with_loops(monkeypatch):
     _, scores, hits = drawn(n=80)
     scores = np.where(np.isfinite(scores), np.round(scores, 1), -np.inf)  # many labels of one score
     found = {one.precision: one for one in thresholds(scores, hits, int(hits.sum()) + 7)}
-    pairs = [
-        (s, h) for row, of in zip(scores.tolist(), hits.tolist(), strict=True) for s, h in zip(row, of, strict=True)
-    ]
+    pairs = list(zip(scores.ravel().tolist(), hits.ravel().tolist(), strict=True))
     for wanted in calibration.PRECISIONS:
         reached = []
         for limit in {s for s, _ in pairs if s > -np.inf}:
@@ -106,16 +103,10 @@ def test_nothing_to_learn_from_is_refused():
         calibrate(nothing, np.full((3, 2), -np.inf, np.float32), nothing > 0, [1, 1, 1], None)
 
 
-@pytest.mark.parametrize(
-    "broken",
-    [
-        {"scores": [0.2, 0.1]},
-        {"probabilities": [0.9, 0.1]},
-        {"probabilities": [0.1]},
-        {"scores": [0.1, float("nan")]},
-        {"probabilities": [0, 2]},
-    ],
-)
+@pytest.mark.parametrize("broken", [
+    {"scores": [0.2, 0.1]}, {"probabilities": [0.9, 0.1]}, {"probabilities": [0.1]}, {"scores": [0.1, float("nan")]},
+    {"probabilities": [0, 2]},
+])  # fmt: skip
 def test_a_damaged_calibration_is_refused(broken):
     good = {"n_queries": 5, "scores": [0.1, 0.2], "probabilities": [0.1, 0.9], "thresholds": [], "alarms": []}
     assert Calibration.model_validate(good)(np.array([0.15])).tolist() == pytest.approx([0.5])

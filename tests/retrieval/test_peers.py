@@ -1,6 +1,5 @@
 """Other software as baselines: its ranking with pairs left out, and PECOS and napkinXC themselves, from the package index."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from vixml.errors import VixmlError
+from vixml.files import read_json
 from vixml.ragged import Ragged
 from vixml.retrieval import peers
 from vixml.retrieval.peers import install_peers, rank_by_peer
@@ -57,7 +57,7 @@ def installed(tmp_path_factory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("peer", ["pecos", "napkinxc"])
 def test_the_software_ranks_what_texts_name_and_the_same_seed_gives_the_same(installed, peer):
-    assert len(json.loads((installed / "manifest.json").read_text(encoding="utf-8"))["config"]["packages"]) == 8
+    assert len(read_json(installed / "manifest.json")["config"]["packages"]) == 8
     train, filter = (TEXTS, Ragged.from_rows(TRUE, 8)), Ragged.from_rows([[true[0]] for true in TRUE], 8)
     labels, scores, seconds = rank_by_peer(peer, installed, train, TEXTS, 6, 3)
     assert [sorted(row[:2].tolist()) for row in labels] == TRUE and min(seconds.values()) > 0

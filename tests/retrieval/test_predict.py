@@ -1,20 +1,18 @@
 """The stage ``predict`` on a small corpus: each method, both splits, and what it refuses."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from corpus_data import CorpusData, Items
+from corpus_data import random_corpus
 
 from vixml.config.run import Inference, RunConfig, SeededRun
 from vixml.errors import VixmlError
 from vixml.evaluation import choose
-from vixml.files import save_array, write_json
+from vixml.files import read_json, save_array, write_json
 from vixml.images.embeddings import FORMAT, ImageEmbeddings
 from vixml.provenance import stage
-from vixml.ragged import Ragged
 from vixml.retrieval.calibration import Calibration, calibrate
 from vixml.retrieval.predict import predict
 from vixml.retrieval.ridge import LabelTerm, local_ridge
@@ -26,62 +24,42 @@ HELD = np.array([3, 4, 17, 29], dtype=np.int64)
 ONE = {"dataset": "tiny", "run": "one", "seed": 5}
 
 
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Return a folder with corpus, index, embeddings and model, as their stages would leave them."""
     root = tmp_path_factory.mktemp("run")
     rng = np.random.default_rng(0)
     sizes = {"train": N_TRAIN, "test": N_TEST, "label": N_LABELS}
-    data = CorpusData(
-        items={split: Items.of([f"{split} {i}" for i in range(n)]) for split, n in sizes.items()},
-        labels={
-            split: Ragged.from_rows([np.flatnonzero(rng.random(N_LABELS) < 0.2) for _ in range(sizes[split])], N_LABELS)
-            for split in ("train", "test")
-        },
-        image_keys=[str(i) for i in range(N_IMAGES)],
-        image_sources=["nowhere"] * N_IMAGES,
-        images={
-            split: Ragged.from_rows(
-                [rng.choice(N_IMAGES, rng.integers(0, 4), replace=False) for _ in range(n)], N_IMAGES
-            )
-            for split, n in sizes.items()
-        },
-        filters={
-            split: Ragged.from_rows([np.flatnonzero(rng.random(N_LABELS) < 0.1) for _ in range(sizes[split])], N_LABELS)
-            for split in ("train", "test")
-        },
-    )
+    data = random_corpus(rng, sizes, N_IMAGES, most=4)
     with stage(root / "corpus", "build-corpus", config={}, inputs={}) as work:
         data.write(work)
     with stage(root / "index", "build-index", config=ONE, inputs={}) as work:
         for name, n in (("train", N_TRAIN), ("test", N_TEST), ("label_u", N_LABELS), ("label_z", N_LABELS)):
-            vectors = rng.standard_normal((n, DIM)).astype(np.float32)
-            save_array(work / f"{name}.npy", vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+            save_array(work / f"{name}.npy", unit(rng.standard_normal((n, DIM)).astype(np.float32)))
     with stage(root / "embeddings", "embed-images", config={}, inputs={}) as work:
         save_array(work / "vectors.npy", rng.standard_normal((N_IMAGES, 4)).astype(np.float16))
-        write_json(
-            work / "embeddings.json", {"format": FORMAT, "n_images": N_IMAGES, "dim": 4, "vision": "x", "missing": []}
-        )
+        about = {"format": FORMAT, "n_images": N_IMAGES, "dim": 4, "vision": "x", "missing": []}
+        write_json(work / "embeddings.json", about)
     with stage(root / "model", "train", config=ONE, inputs={}) as work:
         save_array(work / "validation_rows.npy", HELD)
     with stage(root / "lexical", "hash-texts", config={}, inputs={}) as work:
         for name, n in (("train", N_TRAIN), ("test", N_TEST)):
-            lexical = rng.standard_normal((n, 5))
-            save_array(
-                work / f"{name}.npy", (lexical / np.linalg.norm(lexical, axis=1, keepdims=True)).astype(np.float16)
-            )
+            save_array(work / f"{name}.npy", unit(rng.standard_normal((n, 5))).astype(np.float16))
     return root, data
 
 
 def predicted(run, tmp_path: Path, split="test", images=None, name="one", reuse=None, **inference):
     root, _ = run
     config = RunConfig(inference={"top_k": 8} | inference, images=images or {}, reuse=reuse)
-    inputs = {name: root / name for name in ("corpus", "index", "embeddings", "lexical", "choice")} | {
-        "trained": root / "model"
-    }
+    inputs = {name: root / name for name in ("corpus", "index", "embeddings", "lexical", "choice")}
+    inputs["trained"] = root / "model"
     predict(SeededRun("tiny", name, 5, config), split, inputs, tmp_path / "out")
     found = {path.stem: np.load(path) for path in (tmp_path / "out").glob("*.npy")}
-    return found, json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
+    return found, read_json(tmp_path / "out" / "manifest.json")
 
 
 def vectors(run, name: str) -> np.ndarray:
@@ -148,11 +126,7 @@ def test_local_ridge_searches_both_label_vectors_with_text_and_votes_with_images
     text, train, labels = vectors(run, "test"), vectors(run, "train"), run[1].labels["train"]
     queries, filter = text, run[1].filters["test"]
     if image_weight:
-        embeddings = ImageEmbeddings.open(run[0] / "embeddings")
-        queries, train = (
-            with_images(part, embeddings, embeddings.lists(run[1].images[name], 5, "none", 5), image_weight)
-            for part, name in ((text, "test"), (train, "train"))
-        )
+        queries, train = (with_images_of(run, name, weight=image_weight) for name in ("test", "train"))
     if split == "validation":
         others = np.setdiff1d(np.arange(N_TRAIN), HELD)
         queries, filter = train[HELD], run[1].filters["train"].take(HELD)
@@ -166,15 +140,8 @@ def test_local_ridge_searches_both_label_vectors_with_text_and_votes_with_images
 def test_a_lexical_vector_votes_beside_text_and_images(run, tmp_path):
     how = {"method": "knn", "image_weight": 0.4, "lexical_weight": 0.3, "top_k": 8}
     found, manifest = predicted(run, tmp_path, **how)
-    embeddings = ImageEmbeddings.open(run[0] / "embeddings")
-    queries, train = (
-        with_lexical(
-            with_images(vectors(run, name), embeddings, embeddings.lists(run[1].images[name], 5, "none", 5), 0.4),
-            np.load(run[0] / "lexical" / f"{name}.npy"),
-            0.3,
-        )
-        for name in ("test", "train")
-    )
+    lexical = {name: np.load(run[0] / "lexical" / f"{name}.npy") for name in ("test", "train")}
+    queries, train = (with_lexical(with_images_of(run, name), lexical[name], 0.3) for name in ("test", "train"))
     expected = knn_vote(queries, train, run[1].labels["train"], Inference(**how), filter=run[1].filters["test"])
     assert np.array_equal(found["labels"], expected[0]) and np.array_equal(found["scores"], expected[1])
     assert set(manifest["inputs"]) == {"corpus", "index", "embeddings", "lexical"}
@@ -199,7 +166,7 @@ def test_the_choice_measures_what_predict_does_on_held_out_rows(run, tmp_path, m
     inputs = {name: run[0] / name for name in ("corpus", "index", "embeddings", "lexical")}
     seeded = SeededRun("tiny", "one", 5, config)
     choose.choose_inference(seeded, inputs | {"trained": run[0] / "model"}, tmp_path / "choice", torch.device("cpu"))
-    record = json.loads((tmp_path / "choice/choice.json").read_text(encoding="utf-8"))
+    record = read_json(tmp_path / "choice/choice.json")
     assert record["n_queries"] == len(HELD) and not record["restriction"]
     truth = [set(run[1].labels["train"].row(row).tolist()) for row in HELD]
     tried = {trial["value"]: trial["p1"] for trial in record["trials"] if trial["constant"] == "method"}
@@ -233,7 +200,7 @@ def test_the_choice_of_several_trainings_weighs_each_held_out_query_once(run, tm
         with stage(folder / "index", "build-index", config=names, inputs={}) as work:
             for name in ("train", "test", "label_u", "label_z"):
                 found = vectors(run, name) + rng.standard_normal(vectors(run, name).shape).astype(np.float32)
-                save_array(work / f"{name}.npy", found / np.linalg.norm(found, axis=1, keepdims=True))
+                save_array(work / f"{name}.npy", unit(found))
         with stage(folder / "model", "train", config=names, inputs={}) as work:
             save_array(work / "validation_rows.npy", rows)
         inputs |= {f"index_{number}": folder / "index", f"trained_{number}": folder / "model"}
@@ -245,22 +212,17 @@ def test_the_choice_of_several_trainings_weighs_each_held_out_query_once(run, tm
             trained = folder / ("own" if number == 2 else "model")
             folders = {"corpus": inputs["corpus"], "index": folder / "index", "trained": trained}
             choose.choose_inference(alone, folders, folder / "choice", torch.device("cpu"))
-            parts.append(
-                (
-                    len(np.load(trained / "validation_rows.npy")),
-                    json.loads((folder / "choice/choice.json").read_text(encoding="utf-8")),
-                )
-            )
+            n_rows = len(np.load(trained / "validation_rows.npy"))
+            parts.append((n_rows, read_json(folder / "choice/choice.json")))
     config = RunConfig(reuse="all", inference={"method": "chosen", "chosen_on": [f"split{n}" for n in (1, 2, 3)]})
     choose.choose_inference(SeededRun("tiny", "b", 5, config), inputs, tmp_path / "choice", torch.device("cpu"))
-    record = json.loads((tmp_path / "choice/choice.json").read_text(encoding="utf-8"))
+    record = read_json(tmp_path / "choice/choice.json")
     assert (record["n_queries"], record["inference"]["chosen_on"], record["caution"]) == (7, [], "")
     assert record["held_out_by"] == ["split1", "split2", "split3"]
     assert record["calibration"]["n_queries"] == 7
     for name in choose.candidates(config.inference, True):
-        p1 = [
-            next(t["p1"] for t in one["trials"] if t["value"] == name) for one in (record, *(one for _, one in parts))
-        ]
+        every = (record, *(one for _, one in parts))
+        p1 = [next(t["p1"] for t in one["trials"] if t["value"] == name) for one in every]
         assert p1[0] == pytest.approx(np.average(p1[1:], weights=[n for n, _ in parts])), name
     with pytest.raises(VixmlError, match="belongs to another run") as error:
         swapped = inputs | {"trained_1": inputs["trained_2"]}
@@ -280,15 +242,18 @@ def test_a_run_may_reuse_the_index_of_another_that_it_names(run, tmp_path):
         assert "--index" in error.value.where and f"run {reuse or name} " in error.value.expected
 
 
+def with_images_of(run, split: str, per_item=5, control="none", weight=0.4) -> np.ndarray:
+    """Return the vectors of a split with those of its images appended."""
+    embeddings = ImageEmbeddings.open(run[0] / "embeddings")
+    lists = embeddings.lists(run[1].images[split], per_item, control, 5)
+    return with_images(vectors(run, split), embeddings, lists, weight)
+
+
 @pytest.mark.parametrize("control", ["none", "shuffled"])
 def test_images_join_the_vote_and_can_be_shuffled_as_in_training(run, tmp_path, control):
     images = {"per_item": 2, "control": control}
     found, manifest = predicted(run, tmp_path, images=images, method="knn", image_weight=0.7)
-    embeddings = ImageEmbeddings.open(run[0] / "embeddings")
-    queries, voters = (
-        with_images(vectors(run, split), embeddings, embeddings.lists(run[1].images[split], 2, control, 5), 0.7)
-        for split in ("test", "train")
-    )
+    queries, voters = (with_images_of(run, split, 2, control, 0.7) for split in ("test", "train"))
     how = Inference(method="knn", top_k=8)
     expected = knn_vote(queries, voters, run[1].labels["train"], how, filter=run[1].filters["test"])
     assert np.array_equal(found["labels"], expected[0])

@@ -116,9 +116,7 @@ def test_a_collapsed_model_is_still_searched_exactly(monkeypatch):
 
 
 @settings(deadline=None, max_examples=60)
-@given(
-    st.integers(0, 5), st.integers(0, 90), st.integers(1, 6), st.integers(1, 50), st.integers(0, 10**6), st.booleans()
-)
+@given(*(st.integers(*bounds) for bounds in ((0, 5), (0, 90), (1, 6), (1, 50), (0, 10**6))), st.booleans())
 def test_agrees_with_a_full_sort(n, m, dim, k, seed, filtered):
     rng = np.random.default_rng(seed)
     queries, labels = (rng.integers(-2, 3, (rows, dim)).astype(np.float32) / 4 for rows in (n, m))
@@ -210,20 +208,16 @@ def test_blocks_stay_within_the_memory(memory_mb, m):
 
 def test_bad_input_is_named():
     good = np.eye(3, dtype=np.float32)
-    bad = good.copy()
-    bad[2, 0] = np.nan
-    with pytest.raises(VixmlError, match="not finite") as error:
-        search(good, bad, 1)
-    assert error.value.where == "labels, row 2"
-    bad[2, 0] = np.inf
-    with pytest.raises(VixmlError, match="not finite") as error:
-        search(bad, good, 1)
-    assert error.value.where == "queries, row 2"
-    with pytest.raises(VixmlError, match="not vectors of one length"):
-        search(good, good[:, :2], 1)
-    with pytest.raises(VixmlError, match="unexpected type"):
-        search(good, good.astype(np.float64), 1)
-    with pytest.raises(VixmlError, match="one label or more"):
-        search(good, good, 0)
-    with pytest.raises(VixmlError, match="does not fit"):
-        search(good, good, 1, filter=Ragged.from_rows([[0]], n_cols=3))
+    for name, value in (("labels", np.nan), ("queries", np.inf)):
+        bad = {"queries": good, "labels": good} | {name: np.where(np.arange(9).reshape(3, 3) == 6, value, good)}
+        with pytest.raises(VixmlError, match="not finite") as error:
+            search(**{key: rows.astype(np.float32) for key, rows in bad.items()}, k=1)
+        assert error.value.where == f"{name}, row 2"
+    for labels, k, filter, says in (
+        (good[:, :2], 1, None, "not vectors of one length"),
+        (good.astype(np.float64), 1, None, "unexpected type"),
+        (good, 0, None, "one label or more"),
+        (good, 1, Ragged.from_rows([[0]], n_cols=3), "does not fit"),
+    ):
+        with pytest.raises(VixmlError, match=says):
+            search(good, labels, k, filter=filter)

@@ -40,14 +40,9 @@ def naive_votes(queries, voters, labels, neighbours, temperature, filter=None):
 
 @settings(deadline=None, max_examples=60)
 @given(
-    st.integers(1, 5),
-    st.integers(0, 12),
-    st.integers(1, 15),
-    st.integers(1, 8),
-    st.integers(0, 10**6),
-    st.booleans(),
+    st.integers(1, 5), st.integers(0, 12), st.integers(1, 15), st.integers(1, 8), st.integers(0, 10**6), st.booleans(),
     st.sampled_from([1e-4, 1e-2, 64]),
-)
+)  # fmt: skip
 def test_agrees_with_loops(n, n_voters, neighbours, top_k, seed, filtered, memory_mb):
     rng = np.random.default_rng(seed)
     queries, voters = (rng.integers(-2, 3, (rows, 3)).astype(np.float32) / 2 for rows in (n, n_voters))
@@ -108,9 +103,8 @@ def test_images_are_appended_as_unit_means():
         assert found == pytest.approx(np.array(expected), abs=1e-6)
     # The inner product is the weighted mean of the two cosines: 0.64 * 0 + 0.36 * cos 45 degrees.
     assert found[0] @ found[3] == pytest.approx(0.36 * half, abs=1e-6)
-    assert with_images(text, embeddings, lists, 0.0)[:, :2] == pytest.approx(
-        text / np.linalg.norm(text, axis=1)[:, None]
-    )
+    alone = with_images(text, embeddings, lists, 0.0)[:, :2]
+    assert alone == pytest.approx(text / np.linalg.norm(text, axis=1)[:, None])
     with pytest.raises(VixmlError, match="do not belong together"):
         with_images(text[:2], embeddings, lists, 0.5)
 

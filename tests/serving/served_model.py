@@ -73,18 +73,13 @@ class Running:
         for name, value in parts:
             extra = b'; filename="a.png"\r\nContent-Type: image/png' if isinstance(value, bytes) else b""
             value = value if isinstance(value, bytes) else value.encode()
-            body += (
-                b'--edge\r\nContent-Disposition: form-data; name="'
-                + name.encode()
-                + b'"'
-                + extra
-                + b"\r\n\r\n"
-                + value
-                + b"\r\n"
+            body += b'--edge\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n%s\r\n' % (
+                name.encode(),
+                extra,
+                value,
             )
-        return self.ask(
-            "POST", "/v1/tags", body + b"--edge--\r\n", {"content-type": "multipart/form-data; boundary=edge"}
-        )
+        kind = {"content-type": "multipart/form-data; boundary=edge"}
+        return self.ask("POST", "/v1/tags", body + b"--edge--\r\n", kind)
 
     def open(self, sent: bytes = b"") -> socket.socket:
         """Return a bare connection that has sent something."""

@@ -98,9 +98,8 @@ def test_a_dropped_image_is_shown_side_by_side(served, visit, shop):
     show(page, "box")
     page.evaluate(DROP, [base64.b64encode(data).decode(), "image/png"])
     expect(page.locator("#results h2")).to_have_text(["With the image", "Text alone"])
-    assert labels(page, 0) == expected(served, {"text": "box", "pictures": data}) and labels(page, 1) == expected(
-        served, "box"
-    )
+    assert labels(page, 0) == expected(served, {"text": "box", "pictures": data})
+    assert labels(page, 1) == expected(served, "box")
     boxes = [one.bounding_box() for one in page.locator("#results > section").all()]
     assert boxes[0]["y"] == boxes[1]["y"] and boxes[0]["x"] + boxes[0]["width"] <= boxes[1]["x"]
     assert page.locator("#preview").is_visible()
@@ -133,10 +132,8 @@ def test_a_text_that_is_pasted_with_a_picture_of_it_is_a_text(served, visit, sho
 
 def test_labels_of_a_text_are_called_so_if_an_image_is_chosen_meanwhile(served, visit, shop):
     page = visit(served)
-    page.route(
-        "**/v1/tags",
-        lambda route: (page.get_by_label("Image").set_input_files(shop.folder / "plum-40.png"), route.continue_()),
-    )
+    picture = shop.folder / "plum-40.png"
+    page.route("**/v1/tags", lambda route: (page.get_by_label("Image").set_input_files(picture), route.continue_()))
     show(page, "box")
     expect(page.locator("#results h2")).to_have_text(["Labels"])
     assert page.locator("#preview").is_visible()
@@ -229,19 +226,12 @@ def test_a_screen_reader_has_names_roles_and_news(served, visit):
     page = visit(served)
     show(page, "box")
     assert page.locator("#status").get_attribute("aria-live") == "polite"
+    name = "(one) => (one.labels?.[0] ?? one).textContent.trim() || one.getAttribute('aria-label')"
     for control in page.locator("input:visible, textarea:visible, button:visible").all():
-        assert control.evaluate(
-            "(one) => (one.labels?.[0] ?? one).textContent.trim() || one.getAttribute('aria-label')"
-        )
+        assert control.evaluate(name)
     tree = page.locator("body").aria_snapshot()
-    for line in (
-        'heading "Tag an item" [level=1]',
-        'heading "Labels" [level=2]',
-        'textbox "Text"',
-        'textbox "New label"',
-        "status:",
-        'list "Labels"',
-    ):
+    headings = ('heading "Tag an item" [level=1]', 'heading "Labels" [level=2]')
+    for line in (*headings, 'textbox "Text"', 'textbox "New label"', "status:", 'list "Labels"'):
         assert line in tree, line
     assert "score 0." in page.locator("#results").text_content()
     page.get_by_label("Text", exact=True).fill("")
@@ -289,13 +279,10 @@ def test_the_accessibility_tree_of_the_browser_has_no_gap(served, visit, shop):
     for entry in entries:
         texts = "".join(said(text, "name") for text in under(entry, "StaticText"))
         assert "score" in texts
-        voters = under(entry, "list")
-        assert all("Training items" in said(one, "name") for one in voters)
-        assert all(
-            "similarity" in "".join(said(t, "name") for t in under(v, "StaticText"))
-            for one in voters
-            for v in under(one, "listitem")
-        )
+        for voters in under(entry, "list"):
+            assert "Training items" in said(voters, "name")
+            for voter in under(voters, "listitem"):
+                assert "similarity" in "".join(said(text, "name") for text in under(voter, "StaticText"))
 
 
 def test_a_phone_shows_one_column_without_scrolling_sideways(served, visit, shop):

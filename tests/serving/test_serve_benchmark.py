@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 import pytest
 
+from vixml.files import read_json
 from vixml.stages import place
 
 
@@ -20,7 +20,6 @@ def test_the_benchmark_of_the_server(shop, packed, tmp_path, monkeypatch):
     options = ["--model", str(packed("images")), "--store", str(store), "--clients", "3", "--seconds", "1"]
     monkeypatch.setattr(sys, "argv", ["serve", *options, "--out", str(tmp_path / "found.json")])
     serve.main()
-    rows = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))["rows"]
-    assert len(rows) == 2 and all(
-        row["check"]["passed"] and row["outcomes"]["200"] > 3 and row["p95_ms"] > 0 for row in rows
-    )
+    rows = read_json(tmp_path / "found.json")["rows"]
+    assert len(rows) == 2
+    assert all(row["check"]["passed"] and row["outcomes"]["200"] > 3 and row["p95_ms"] > 0 for row in rows)

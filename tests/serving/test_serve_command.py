@@ -16,18 +16,7 @@ from vixml import cli
 
 def test_it_starts_serves_and_ends_on_sigterm_after_the_requests_that_run(packed, shop):
     environment = os.environ | {"VIXML_TOKEN": "s3cret"}
-    command = [
-        sys.executable,
-        "-m",
-        "vixml",
-        "serve",
-        "--model",
-        str(packed("images")),
-        "--port",
-        "0",
-        "--device",
-        "cpu",
-    ]
+    command = [sys.executable, "-m", "vixml", "serve", "--model", packed("images"), "--port", "0", "--device", "cpu"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     try:
         said = process.stdout.readline()

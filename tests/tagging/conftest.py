@@ -25,6 +25,7 @@ import tiny_models
 import tiny_world
 
 from vixml.config.project import Project
+from vixml.files import write_json
 from vixml.provenance import MANIFEST
 from vixml.stages import place
 from vixml.tagging.pack import pack
@@ -73,9 +74,8 @@ def items() -> list[dict]:
     for number, (colour, shape) in enumerate((c, s) for c in tiny_world.COLOURS for s in tiny_world.SHAPES):
         pictures = [f"{colour}-{size}.png" for size in (40, 20, 9)[: number % 4]]
         labels = [tiny_world.HUES[colour], *({*tiny_world.SHAPES[shape][1]} & {*LABELS})]
-        found.append(
-            {"id": f"B{number:02d}", "name": f"{shape} {colour}", "more": shape, "labels": labels, "photos": pictures}
-        )
+        item = {"id": f"B{number:02d}", "name": f"{shape} {colour}", "more": shape}
+        found.append(item | {"labels": labels, "photos": pictures})
     return found
 
 
@@ -107,14 +107,7 @@ def shop(shared) -> SimpleNamespace:
     project = Project(config, root / "results")
 
     def stage(name: str, *names: object, **more: object) -> None:
-        given = {
-            "dataset": "shop",
-            "run": names[-1],
-            "model": names[-1],
-            "vision": names[-1],
-            "seed": 0,
-            "split": "test",
-        }
+        given = dict.fromkeys(("run", "model", "vision"), names[-1]) | {"dataset": "shop", "seed": 0, "split": "test"}
         if not (place(name, project.results, **given | more) / MANIFEST).exists():
             options = [text for key, value in more.items() for text in (f"--{key.replace('_', '-')}", value)]
             run_stage(name, *names, *options, "--results", project.results, "--config-dir", config)
@@ -159,23 +152,14 @@ def _write_config(root: Path, raw: Path, config: Path) -> None:
     common = {"title": "tiny", "checkpoint": "none", "licence": "none"}
     text = common | {"kind": "wheel-transformers", "weights_member": "model", "tokenizer_member": "model"}
     text |= {"hidden_size": 32, "parameters": "20k"}
-    models = {
-        "minilm-l3": text | {"weights": "tiny-bert", "tokenizer": "tiny-bert"},
-        "tiny-llama": text
-        | {"weights": "tiny-llama", "tokenizer": "tiny-llama", "attention": "causal", "eos": "[SEP]"},
-    }
+    llama = {"weights": "tiny-llama", "tokenizer": "tiny-llama", "attention": "causal", "eos": "[SEP]"}
+    models = {"minilm-l3": text | {"weights": "tiny-bert", "tokenizer": "tiny-bert"}, "tiny-llama": text | llama}
     lite0 = {"kind": "wheel-efficientnet-lite0", "weights": "tiny-eyes", "weights_member": "eyes.pth"}
     lite0 |= {"image_size": 32, "dim": 1280}
     eyes = {"kind": "hub", "checkpoint": "Tiny/Eyes", "image_size": 48, "dim": 32}
     _write_eyes(raw / "hub/Tiny--Eyes")
-    tiny_world._dump(
-        config / "models.yaml",
-        {
-            "sources": sources,
-            "text_models": models,
-            "vision_models": {"efficientnet-lite0": common | lite0, "eyes": common | eyes},
-        },
-    )
+    seers = {"efficientnet-lite0": common | lite0, "eyes": common | eyes}
+    tiny_world._dump(config / "models.yaml", {"sources": sources, "text_models": models, "vision_models": seers})
     catalogue = {"folder": "shop", "images": "photos", "labels_by": "name"}
     shop = {"title": "Shop", "builder": "catalogue", "stand_in": True, "catalogue": catalogue, "text": "name + more"}
     shop |= {"split_seed": 0, "test_fraction": 0.3, "image_size": 32}
@@ -192,7 +176,7 @@ def _write_eyes(folder: Path) -> None:
     ViTModel(ViTConfig(**sizes, image_size=48, patch_size=16)).save_pretrained(folder)
     size, half = {"height": 48, "width": 48}, [0.5] * 3
     settings = {"size": size, "image_mean": half, "image_std": half, "resample": 2}
-    (folder / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    write_json(folder / "preprocessor_config.json", settings)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import pytest
 from helpers import run_stage
 
 from vixml.errors import VixmlError
+from vixml.files import read_json
 from vixml.report.chosen import chosen_runs
 from vixml.report.results import load
 from vixml.retrieval.calibration import Alarm, Threshold
@@ -99,12 +100,10 @@ def test_the_report_shows_the_choice_and_what_probabilities_are_worth(shop, pack
     folder = tmp_path / "runs/shop/chosen/seed0/test/score"
     options = ("--predictions", predictions, "--out", folder, "--ks", "1,3,5", "--deep-ks", "5")
     run_stage("score", "shop", "chosen", *options, "--results", project.results, "--config-dir", project.config_dir)
-    scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    scores = read_json(folder / "scores.json")
     found = scores["reliability"]
     assert scores["choice"]["inference"]["method"] == "local-ridge" and 0 <= found["error"] <= 1
     (one,) = chosen_runs(load([folder]))
-    assert (
-        "4 held-out queries are too few to choose" in one.sentences[0]
-        and "expected calibration error" in one.sentences[1]
-    )
+    assert "4 held-out queries are too few to choose" in one.sentences[0]
+    assert "expected calibration error" in one.sentences[1]
     assert "predicted probability (%)" in one.charts[-1]

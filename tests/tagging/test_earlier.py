@@ -107,17 +107,11 @@ def test_what_cannot_be_continued_is_refused(shop, packed, tmp_path):
         opened(shop, "text", good)
 
 
-@pytest.mark.parametrize(
-    ("before", "now", "encoder"),
-    [
-        ("text", "frozen", {}),
-        ("adapters", "adapters", {"train": "frozen"}),
-        ("adapters", "adapters", {"train": "full"}),
-        ("frozen", "text", {"train": "lora"}),
-        ("adapters", "adapters", {"layers": 1}),
-        ("frozen", "frozen", {"model": "tiny-llama", "layers": 2}),
-    ],
-)
+@pytest.mark.parametrize(("before", "now", "encoder"), [
+    ("text", "frozen", {}), ("adapters", "adapters", {"train": "frozen"}), ("adapters", "adapters", {"train": "full"}),
+    ("frozen", "text", {"train": "lora"}), ("adapters", "adapters", {"layers": 1}),
+    ("frozen", "frozen", {"model": "tiny-llama", "layers": 2}),
+])  # fmt: skip
 def test_what_the_language_model_learned_is_never_dropped_in_silence(shop, packed, before, now, encoder):
     with pytest.raises(VixmlError, match="another language model, or one that was trained in another way") as caught:
         opened(shop, now, start_of(packed(before)), **encoder)
@@ -172,9 +166,8 @@ def test_the_model_to_start_from_is_not_overwritten(packed, tmp_path, monkeypatc
     workflow = SimpleNamespace(targets=[target], config_dir=tmp_path, results=tmp_path)
     monkeypatch.setattr(fitting, "read_yaml", lambda path: {})
     monkeypatch.setattr(fitting, "load_workflow", lambda *given: workflow)
-    monkeypatch.setattr(
-        fitting, "Job", lambda *given: SimpleNamespace(run=SimpleNamespace(start=start_of(Path("shop.model"))))
-    )
+    job = SimpleNamespace(run=SimpleNamespace(start=start_of(Path("shop.model"))))
+    monkeypatch.setattr(fitting, "Job", lambda *given: job)
     with pytest.raises(VixmlError, match="would be overwritten"):
         fitting.fit(file)
 

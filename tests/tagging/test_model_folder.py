@@ -89,10 +89,9 @@ def test_thumbnails_that_do_not_belong_together_are_refused(packed, tmp_path):
 def test_images_that_were_made_again_are_not_those_of_the_run(shop, packed, tmp_path):
     packed("images")
     results = Path(shutil.copytree(shop.project.results, tmp_path / "results"))
-    write_json(
-        results / "data/shop/images/store.json", read_json(results / "data/shop/images/store.json") | {"more": 1}
-    )
-    update_manifest(results / "data/shop/images")
+    images = results / "data/shop/images"
+    write_json(images / "store.json", read_json(images / "store.json") | {"more": 1})
+    update_manifest(images)
     project = Project(shop.project.config_dir, results)
     with pytest.raises(VixmlError, match="images are not those"):
         pack(project, "shop", "images", 0, tmp_path / "m")
@@ -138,68 +137,24 @@ def resigned(folder: Path, name: str) -> None:
     write_json(folder / HEADER, with_digest(header))
 
 
-def cut(folder: Path) -> None:
-    path = folder / "language/model.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def altered(folder: Path) -> None:
-    path = folder / "labels/z.npy"
-    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
-
-
-def lost(folder: Path) -> None:
-    (folder / "neighbours/labels/values.npy").unlink()
-
-
-def header_only(folder: Path) -> None:
-    shutil.rmtree(folder / "language")
-
-
-def no_header(folder: Path) -> None:
-    (folder / HEADER).unlink()
-
-
-def half_a_header(folder: Path) -> None:
-    (folder / HEADER).write_bytes((folder / HEADER).read_bytes()[:200])
-
-
 def edited(**changes):
-    def change(folder: Path) -> None:
-        write_json(folder / HEADER, with_digest(read_json(folder / HEADER) | changes))
-
-    return change
+    return lambda folder: write_json(folder / HEADER, with_digest(read_json(folder / HEADER) | changes))
 
 
-def another_seed(folder: Path) -> None:
-    write_json(folder / HEADER, read_json(folder / HEADER) | {"seed": 7})
+def bytes_of(name: str, change, signed: bool = False):
+    """Return what changes the content of a file, and its entry in the header."""
+
+    def damage(folder: Path) -> None:
+        (folder / name).write_bytes(change((folder / name).read_bytes()))
+        if signed:
+            resigned(folder, name)
+
+    return damage
 
 
-def bare_header(folder: Path) -> None:
-    write_json(folder / HEADER, {"format": "vixml-model-1"})
-
-
-def unknown_setting(folder: Path) -> None:
-    write_json(folder / "config.json", read_json(folder / "config.json") | {"magic": 1})
-    resigned(folder, "config.json")
-
-
-def a_config_of(value):
-    def change(folder: Path) -> None:
-        write_json(folder / "language/config.json", value)
-        resigned(folder, "language/config.json")
-
-    return change
-
-
-def code_of_its_own(folder: Path) -> None:
-    name = "language/config.json"
-    write_json(folder / name, read_json(folder / name) | {"auto_map": {"AutoModel": "evil.Evil"}})
-    resigned(folder, name)
-
-
-def foreign_file(folder: Path) -> None:
-    (folder / "language/adapter_config.json").write_text("{}", encoding="utf-8")
+def json_of(name: str, change):
+    """Return what changes the value in a JSON file, and its entry in the header."""
+    return bytes_of(name, lambda data: json.dumps(change(json.loads(data))).encode(), signed=True)
 
 
 def another_head(folder: Path) -> None:
@@ -209,10 +164,11 @@ def another_head(folder: Path) -> None:
 
 
 def a_way_out(folder: Path) -> None:
-    header = read_json(folder / HEADER)
-    write_json(
-        folder / HEADER, with_digest(header | {"files": header["files"] | {"../other": {"sha256": "", "bytes": 0}}})
-    )
+    edited(files=read_json(folder / HEADER)["files"] | {"../other": {"sha256": "", "bytes": 0}})(folder)
+
+
+WEIGHTS, Z, VOTERS = "language/model.safetensors", "labels/z.npy", "neighbours/vectors.npy"
+CONFIG, LABELS = "language/config.json", "neighbours/labels"
 
 
 def test_a_choice_of_other_settings_or_other_trainings_is_not_packed(packed, shop, tmp_path):
@@ -238,13 +194,21 @@ def test_a_choice_of_other_settings_or_other_trainings_is_not_packed(packed, sho
 
 
 @pytest.mark.parametrize(("damage", "what"), [
-    (cut, "cut short"), (altered, "altered"), (lost, "missing"), (header_only, "missing"), (no_header, "not a model folder"),
-    (half_a_header, "not a JSON file"), (edited(format="vixml-model-2"), "newer version"), (edited(format="gguf"), "not the header"),
-    (edited(files={}), "not packed"), (another_seed, "header of a model folder was altered"), (bare_header, "does not know"), (unknown_setting, "does not know"), (code_of_its_own, "code of its own"),
+    (bytes_of(WEIGHTS, lambda data: data[:-100]), "cut short"), (bytes_of(Z, lambda data: data[:-1] + b"\x01"), "altered"),
+    (lambda folder: (folder / LABELS / "values.npy").unlink(), "missing"),
+    (lambda folder: shutil.rmtree(folder / "language"), "missing"), (lambda folder: (folder / HEADER).unlink(), "not a model folder"),
+    (bytes_of(HEADER, lambda data: data[:200]), "not a JSON file"), (edited(format="vixml-model-2"), "newer version"),
+    (edited(format="gguf"), "not the header"), (edited(files={}), "not packed"),
+    (lambda folder: write_json(folder / HEADER, read_json(folder / HEADER) | {"seed": 7}), "header of a model folder was altered"),
+    (lambda folder: write_json(folder / HEADER, {"format": "vixml-model-1"}), "does not know"),
+    (json_of("config.json", lambda value: value | {"magic": 1}), "does not know"),
+    (json_of(CONFIG, lambda value: value | {"auto_map": {"AutoModel": "evil.Evil"}}), "code of its own"),
     (edited(vision="eyes"), "does not know"), (edited(n_labels="many"), "does not know"), (edited(tokens=7), "does not know"),
     (edited(files=["head.safetensors"]), "does not know"), (edited(files={"head.safetensors": 1}), "does not know"),
-    (edited(dim=True), "does not know"), (edited(magic=1), "does not know"), (a_config_of(7), "not a JSON object"),
-    (a_config_of([]), "not a JSON object"), (foreign_file, "not packed"), (another_head, "do not fit"), (a_way_out, "outside itself"),
+    (edited(dim=True), "does not know"), (edited(magic=1), "does not know"), (json_of(CONFIG, lambda _: 7), "not a JSON object"),
+    (json_of(CONFIG, lambda _: []), "not a JSON object"),
+    (lambda folder: (folder / "language/adapter_config.json").write_text("{}"), "not packed"), (another_head, "do not fit"),
+    (a_way_out, "outside itself"),
 ])  # fmt: skip
 def test_a_folder_that_is_not_whole_is_one_clear_error(packed, tmp_path, damage, what):
     folder = Path(shutil.copytree(packed("text"), tmp_path / "m"))
@@ -274,21 +238,9 @@ def fewer_rows(name):
     return damage
 
 
-def no_array(folder: Path) -> None:
-    (folder / "labels/z.npy").write_bytes(b"no array")
-    resigned(folder, "labels/z.npy")
-
-
-def more_labels_than_there_are(folder: Path) -> None:
-    name = "neighbours/labels/header.json"
-    write_json(folder / name, read_json(folder / name) | {"n_cols": 99})
-    resigned(folder, name)
-
-
 def no_voters(folder: Path) -> None:
-    header = read_json(folder / HEADER)
-    header["files"] = {name: one for name, one in header["files"].items() if name != "neighbours/vectors.npy"}
-    write_json(folder / HEADER, with_digest(header))
+    files = read_json(folder / HEADER)["files"]
+    edited(files={name: one for name, one in files.items() if name != VOTERS})(folder)
 
 
 def with_a_gap(vectors: np.ndarray) -> np.ndarray:
@@ -296,17 +248,14 @@ def with_a_gap(vectors: np.ndarray) -> np.ndarray:
     return vectors
 
 
-Z, VOTERS = "labels/z.npy", "neighbours/vectors.npy"
-
-
 @pytest.mark.parametrize(("run", "damage", "what"), [
     ("text", array(Z, lambda z: z.astype(float)), "float64"), ("text", array(Z, lambda z: z[:, :7]), "(9, 7)"),
-    ("text", array(Z, lambda z: z[:, 0]), "(9,)"), ("text", array(Z, lambda z: z[:4]), "(4, 32)"), ("text", no_array, "whole .npy"),
+    ("text", array(Z, lambda z: z[:, 0]), "(9,)"), ("text", array(Z, lambda z: z[:4]), "(4, 32)"), ("text", bytes_of(Z, lambda _: b"no array", signed=True), "whole .npy"),
     ("text", array(Z, with_a_gap), "not finite"), ("frozen", array("labels/u.npy", lambda u: u[:4]), "(4, 32)"),
     ("text", fewer_rows("labels/items.parquet"), "4 rows"), ("text", fewer_rows("neighbours/items.parquet"), "4 rows"),
     ("text", array(VOTERS, lambda rows: rows[:7]), "(7, 32)"), ("text", array(VOTERS, with_a_gap), "not finite"),
     ("knn", array(VOTERS, lambda rows: rows[:, :32]), "32)"), ("chosen", array(VOTERS, lambda rows: rows[:, :32]), "32)"),
-    ("text", more_labels_than_there_are, "99"), ("knn", no_voters, "lacks a file"),
+    ("text", json_of(f"{LABELS}/header.json", lambda value: value | {"n_cols": 99}), "99"), ("knn", no_voters, "lacks a file"),
     ("chosen", array("lexical.npy", lambda rows: rows[:, :9]), "(2, 9)"), ("chosen", array("linear/terms.npy", lambda t: t - 1 - t[0]), "terms"),
     ("chosen", array("linear/coefficients.npy", lambda rows: rows[:, :4]), "4)"),
     ("text", edited(dim=31), "31"), ("images", edited(image_dim=31), ""), ("images", edited(vision=None, image_dim=None), ""),
@@ -321,13 +270,6 @@ def test_parts_that_do_not_fit_each_other_are_refused_on_opening(packed, tmp_pat
 
 def test_the_card_tells_scores_use_data_and_licences(packed):
     card = (packed("images") / "README.md").read_text(encoding="utf-8")
-    for part in (
-        "# Shop: images",
-        "not scored",
-        "Intended use",
-        "42 training items",
-        "2 images per item",
-        "| language model: none |",
-    ):
-        assert part in card
-    assert json.loads((packed("images") / "dataset.json").read_text(encoding="utf-8"))["catalogue"]["folder"] == "."
+    parts = ["# Shop: images", "not scored", "Intended use", "42 training items", "2 images per item"]
+    assert [part for part in (*parts, "| language model: none |") if part not in card] == []
+    assert read_json(packed("images") / "dataset.json")["catalogue"]["folder"] == "."

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 import pytest
 
+from vixml.files import read_json
 from vixml.stages import place
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -24,7 +24,7 @@ def test_the_benchmark_of_tagging(shop, packed, tmp_path, monkeypatch, run):
     options += ["--model", str(packed(run)), "--texts", "30", "--rounds", "1", "--out", str(tmp_path / "found.json")]
     monkeypatch.setattr(sys, "argv", ["tagging", *options])
     tagging.main()
-    rows = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))["rows"]
+    rows = read_json(tmp_path / "found.json")["rows"]
     assert len(rows) == (5 if run == "images" else 4)
     assert all(row["ours"]["median"] > 0 and row["limit"] > 0 for row in rows)
     assert run == "images" or rows[0]["first_tag_agrees"] > 0.95

@@ -24,10 +24,8 @@ from vixml.provenance import MANIFEST, not_whole
 
 RUN, RUNS = ("picto", "vixml-minilm-l3"), "runs/picto/vixml-minilm-l3/seed0"
 CHOSEN = {"reuse": "vixml-minilm-l3", "inference": {"method": "chosen", "image_weight": 0.3, "lexical_weight": 0.3}}
-TABLE = "id,name,kind,pictures\n" + "".join(
-    f"i{n},{shape} {colour},kind {n % 3},\n"
-    for n, (shape, colour) in enumerate(product(tiny_world.SHAPES, tiny_world.COLOURS))
-)
+PAIRS = enumerate(product(tiny_world.SHAPES, tiny_world.COLOURS))
+TABLE = "id,name,kind,pictures\n" + "".join(f"i{n},{shape} {colour},kind {n % 3},\n" for n, (shape, colour) in PAIRS)
 
 
 @dataclass(frozen=True)
@@ -92,6 +90,10 @@ STEPS = {
 # What differs from run to run.
 TIMES = {MANIFEST, "training.json", "log.jsonl", "latency.json"}
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+CHANGES = {
+    "open",
+    *(f"os.{name}" for name in ("rename", "link", "mkdir", "remove", "rmdir", "truncate", "chmod", "symlink")),
+}
 
 
 def make_world(folder: Path, config: Path) -> None:
@@ -141,16 +143,12 @@ class Operations:
         act: called with the number of the operation, from 1, before it is carried out.
     """
 
-    EVENTS = frozenset(
-        ["open", "os.rename", "os.link", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.chmod", "os.symlink"]
-    )
-
     def __init__(self, act: Callable[[int], None]) -> None:
         self.count, self.act, self.place = 0, act, os.path.realpath(os.getcwd())
         sys.addaudithook(self._seen)
 
     def _seen(self, event: str, arguments: tuple) -> None:
-        if event not in self.EVENTS or (event == "open" and not arguments[2] & WRITES):
+        if event not in CHANGES or (event == "open" and not arguments[2] & WRITES):
             return
         name = arguments[0]
         if isinstance(name, int) or not os.path.realpath(os.fsdecode(name)).startswith(self.place):
@@ -199,12 +197,8 @@ def kill(world: Path, step: str, at: int) -> None:
     """Kill a stage at a file operation, look at what it left, and run it again."""
     copied(world, step)
 
-    def die(number: int) -> None:
-        if number == at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
     def work() -> int:
-        Operations(die)
+        Operations(lambda number: os.kill(os.getpid(), signal.SIGKILL) if number == at else None)
         return STEPS[step]()
 
     in_a_child(work)
@@ -212,37 +206,38 @@ def kill(world: Path, step: str, at: int) -> None:
     expect_resumed(world, step)
 
 
-def failing_disk(world: Path, step: str, at: int, number: int, once: bool) -> None:
-    """Let file operations fail, one or all from there on: an error or the right result, and the right result afterwards."""
+def survive(world: Path, step: str, fault: Callable[[], object]) -> None:
+    """Run a stage after a fault has begun: an error or the right result, and the right result afterwards."""
     copied(world, step)
+
+    def work() -> int:
+        fault()
+        refused(STEPS[step]())
+        return 0
+
+    assert in_a_child(work) == 0, "neither a result nor a clear error"
+    expect_whole_or_absent(world, step)
+    expect_resumed(world, step)
+
+
+def failing_disk(world: Path, step: str, at: int, number: int, once: bool) -> None:
+    """Let file operations fail, one or all from there on."""
 
     def fail(count: int) -> None:
         if count == at or (count > at and not once):
             raise OSError(number, os.strerror(number))
 
-    def work() -> int:
-        Operations(fail)
-        refused(STEPS[step]())
-        return 0
-
-    assert in_a_child(work) == 0, "neither a result nor a clear error"
-    expect_whole_or_absent(world, step)
-    expect_resumed(world, step)
+    survive(world, step, lambda: Operations(fail))
 
 
 def small_disk(world: Path, step: str, size: int) -> None:
     """Let no file grow beyond a size, as on a full disk; also where a library writes."""
-    copied(world, step)
 
-    def work() -> int:
+    def limit() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1), os.dup2(1, 2)  # these are files, too
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
-        refused(STEPS[step]())
-        return 0
 
-    assert in_a_child(work) == 0, "neither a result nor a clear error"
-    expect_whole_or_absent(world, step)
-    expect_resumed(world, step)
+    survive(world, step, limit)
 
 
 def damaged(world: Path, step: str, file: str, seed: int) -> None:
@@ -257,9 +252,8 @@ def damaged(world: Path, step: str, file: str, seed: int) -> None:
     status = STEPS[step]()
     refused(status)
     if status == 0:
-        assert outputs(step) == outputs(step, world / "results"), (
-            f"another result from a damaged {file}, without an error"
-        )
+        same = outputs(step) == outputs(step, world / "results")
+        assert same, f"another result from a damaged {file}, without an error"
 
 
 @dataclass(frozen=True)

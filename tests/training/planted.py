@@ -130,9 +130,8 @@ def make_training(
     truth = data.corpus.labels("train")
     n = len(truth) - held if rows is None else rows
     kept = np.arange(n + held)
-    training_set = TrainingSet(
-        data.sequences["train"].take(kept), data.sequences["label"], truth.take(kept), kept[:n], np.ones(truth.n_cols)
-    )
+    queries, labels = data.sequences["train"].take(kept), data.sequences["label"]
+    training_set = TrainingSet(queries, labels, truth.take(kept), kept[:n], np.ones(truth.n_cols))
     model = build_model(config, data, seed)
     return Training(config, model, training_set, kept[n:], config.training.precision, seed, **others)
 

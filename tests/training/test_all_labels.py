@@ -184,9 +184,8 @@ def test_a_refit_gives_any_method_label_vectors(task, tmp_path, form):
     changes = {"encoder": {"dropout": 0.0}, **form}
     plain = planted.make_training(task, planted.make_config(**changes, training={"epochs": 1}), rows=100)
     planted.train(plain, tmp_path / "plain")
-    training = planted.make_training(
-        task, planted.make_config(**changes, training={"epochs": 1, "refit_epochs": 30}), rows=100
-    )
+    again = planted.make_config(**changes, training={"epochs": 1, "refit_epochs": 30})
+    training = planted.make_training(task, again, rows=100)
     history = planted.train(training, tmp_path / "refit").history
     z, u = labels_of(training)
     torch.testing.assert_close(u, labels_of(plain)[1], atol=0, rtol=0)
@@ -218,9 +217,8 @@ def test_a_refit_goes_downhill_and_repeats_its_bytes():
         vectors, taken = Parameter(start.clone(), requires_grad=False), []
         one = given.model_copy(update={"loss": given.loss.model_copy(update={"sampled_labels": sampled})})
         refit(vectors, queries, truth, one, 0, taken.append)
-        assert sum(taken) == 20 * 50 and float(label_loss(queries, vectors, whole, 0.1)) < 0.9 * float(
-            label_loss(queries, start, whole, 0.1)
-        )
+        after, before = (float(label_loss(queries, these, whole, 0.1)) for these in (vectors, start))
+        assert sum(taken) == 20 * 50 and after < 0.9 * before
         found.append(vectors)
     assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
 

@@ -14,8 +14,7 @@ from tiny_models import VOCABULARY, random_lists
 from vixml.config.run import RunConfig
 from vixml.models.packing import MULTIPLE, Sequences, pack_sequences
 from vixml.ragged import Ragged
-from vixml.runtime import generator
-from vixml.training.batches import EpochBatches, TrainingSet, draw_per_group, draw_positives, iterate, query_order
+from vixml.training.batches import EpochBatches, TrainingSet, draw_positives, iterate, query_order
 from vixml.training.distributed import ProcessGroup
 
 N, LABELS, IMAGES = 47, 19, 12
@@ -244,16 +243,6 @@ def test_extreme_weights_still_draw_a_true_label():
     drawn = draw_positives(truth, np.arange(150), np.array([1e-12, 1e12, 1.0]), 0, 0)
     assert all(label in truth.row(i) for i, label in enumerate(drawn))
     assert (drawn[0::3] == 1).all() and (drawn[2::3] == 2).all()
-
-
-def test_members_are_drawn_uniformly():
-    groups, members = np.array([0, 1, 1, 1]), np.array([7, 1, 2, 3])
-    counts = np.zeros(8, int)
-    for i in range(3000):
-        one, three = draw_per_group(groups, members, 2, generator(0, 9, i))
-        assert one == 7
-        counts[three] += 1
-    assert ((counts[1:4] - 1000) ** 2 / 1000).sum() < 13.8
 
 
 @pytest.mark.parametrize("modality", ["text", "text+image"])

@@ -96,9 +96,8 @@ def test_the_last_centroids(task, tmp_path, last, changes):
 
 
 def test_a_frozen_encoder_needs_no_second_pass(task, tmp_path, monkeypatch):
-    config = planted.make_config(
-        modality="text", encoder={"train": "frozen"}, prototype={"last_centroids": "encoded"}, training={"epochs": 1}
-    )
+    text = {"modality": "text", "prototype": {"last_centroids": "encoded"}}
+    config = planted.make_config(**text, encoder={"train": "frozen"}, training={"epochs": 1})
     calls = []
     monkeypatch.setattr(train, "encode_shared", lambda *a, f=train.encode_shared: calls.append(1) or f(*a))
     planted.train(planted.make_training(task, config), tmp_path)
@@ -106,9 +105,8 @@ def test_a_frozen_encoder_needs_no_second_pass(task, tmp_path, monkeypatch):
 
 
 def test_vectors_that_are_encoded_again_are_held_once(task, tmp_path, monkeypatch):
-    config = planted.make_config(
-        modality="text", prototype={"last_centroids": "encoded"}, training={"epochs": 1, "refit_epochs": 1}
-    )
+    text = {"modality": "text", "prototype": {"last_centroids": "encoded"}}
+    config = planted.make_config(**text, training={"epochs": 1, "refit_epochs": 1})
     found = []
 
     def encode_shared(*given, encode=train.encode_shared):

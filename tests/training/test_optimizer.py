@@ -21,9 +21,8 @@ SETTINGS = Optimizer(lr=0.1, lr_new=0.2, weight_decay=0.3)
 def groups_of(model, settings=SETTINGS):
     """Return {name: (learning rate, weight decay)} of every parameter that trains; each is in one group."""
     names = {id(p): name for name, p in model.named_parameters()}
-    found = [
-        (names[id(p)], (g["lr"], g["weight_decay"])) for g in parameter_groups(model, settings) for p in g["params"]
-    ]
+    groups = parameter_groups(model, settings)
+    found = [(names[id(p)], (group["lr"], group["weight_decay"])) for group in groups for p in group["params"]]
     assert len(found) == len(dict(found))
     return dict(found)
 
@@ -141,9 +140,8 @@ def test_a_gpu_does_not_wait_for_its_batches(monkeypatch, tmp_path, capsys):
     assert batch_workers(None, cuda) == 0, "a container's shared memory would be full at once"
     said = capsys.readouterr().err
     assert "67 MB free" in said and "the GPU waits" in said and "--shm-size" in said and said.count("WARNING") == 1
-    assert batch_workers(4, cuda) == 4 and "bus error" in capsys.readouterr().err, (
-        "a number that is asked for is obeyed"
-    )
+    assert batch_workers(4, cuda) == 4, "a number that is asked for is obeyed"
+    assert "bus error" in capsys.readouterr().err
 
 
 def test_label_vectors_have_their_own_rate_and_do_not_decay(task):

@@ -16,6 +16,7 @@ import warm
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
+from vixml.files import read_json
 from vixml.ragged import Ragged
 from vixml.runtime import DROPOUT, derived_seed
 from vixml.training import distributed
@@ -224,7 +225,7 @@ def test_two_processes_train_what_one_trains(programs, task, tmp_path):
             torch.testing.assert_close(two[name], tensor, atol=2e-4, rtol=1e-2, msg=lambda m, n=name: f"{n}: {m}")
             moved = max(moved, float((tensor - untrained[name]).abs().max()))
     assert moved > 1e-2, "training did something"
-    record = json.loads((tmp_path / "two" / "model" / "training.json").read_text())
+    record = read_json(tmp_path / "two" / "model" / "training.json")
     assert record["processes"] == 2 and not (tmp_path / "two" / "checkpoint").exists()
     assert sorted(p.name for p in (tmp_path / "two").iterdir()) == [".model-files", "model"]
     losses = [

@@ -54,13 +54,8 @@ def test_shuffled_images_lose_the_gain(found, vector):
     assert found["shuffled"][vector] < 65
 
 
-DECODER = {
-    "dropout": 0.0,
-    "train": "lora",
-    "lora": {"r": 8, "alpha": 8},
-    "template": "{text}{images}{eos}",
-    "centre": True,
-}
+DECODER = {"dropout": 0.0, "train": "lora", "lora": {"r": 8, "alpha": 8}}
+DECODER |= {"template": "{text}{images}{eos}", "centre": True}
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import planted
 import pytest
+from helpers import rows_of
 
 from vixml.errors import VixmlError
 from vixml.files import load_array, read_json, save_array, write_json
@@ -45,9 +46,7 @@ def test_images_are_cut_and_shuffled_for_every_split(task):
     assert max(plain.sequences["train"].images.lengths) == 2 and plain.image_dim == planted.IMAGE_DIM
     mixed = open_inputs(task, planted.make_config(images={"per_item": 2, "control": "shuffled"}), seed=0)
     for split, items in plain.sequences.items():
-        before, after = (
-            [tuple(lists.row(i)) for i in range(len(lists))] for lists in (items.images, mixed.sequences[split].images)
-        )
+        before, after = rows_of(items.images), rows_of(mixed.sequences[split].images)
         assert sorted(after) == sorted(before), "the same lists"
         assert after != before, "of other items"
 
@@ -175,9 +174,8 @@ def test_splits_follow_each_other_without_a_query_in_common(n, share):
     splits = [validation_rows(n, share, split) for split in range(round(1 / share))]
     rows = np.concatenate(splits)
     assert len({len(split) for split in splits}) == 1 and (n - len(rows) < len(splits[0]) or len(rows) > n)
-    assert len(np.unique(rows)) == min(len(rows), n), (
-        "each query once, and of the last split some again if shares were rounded up"
-    )
+    # Each query once, and of the last split some again if shares were rounded up.
+    assert len(np.unique(rows)) == min(len(rows), n)
     assert len(validation_rows(n, share, 2**32 - 1)) == len(splits[0]) and not len(validation_rows(0, share, 3))
 
 

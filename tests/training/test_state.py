@@ -71,12 +71,9 @@ def test_a_checkpoint_cannot_run_code(tmp_path):
 
 
 IDENTITY = {
-    "config": {"optimizer": {"lr": 0.1, "eps": 1e-8}},
-    "seed": 0,
-    "inputs": {"corpus": "a" * 64},
-    "precision": "fp32",
+    "config": {"optimizer": {"lr": 0.1, "eps": 1e-8}}, "seed": 0, "inputs": {"corpus": "a" * 64}, "precision": "fp32",
     "code": {"vixml.one": "1" * 64, "vixml.two": "2" * 64},
-}
+}  # fmt: skip
 STATE = {"seconds": 360_000.0, "epoch": 2, "step_in_epoch": 7, "stored": torch.arange(4.0)}
 NEW_CODE = {"code": {"vixml.one": "1" * 64, "vixml.two": "3" * 64}}
 

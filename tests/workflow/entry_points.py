@@ -9,6 +9,7 @@ import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import one_node_slurm
 import psutil
@@ -57,16 +58,11 @@ def finished_rules(shown: str) -> list[str]:
     return [rule for rule in rules if rule not in ("paper_tables", "data", "images")]
 
 
-def start(copy: Copy, command: tuple[str, ...]) -> subprocess.Popen[bytes]:
-    """Start a command in a process group of its own."""
-    return subprocess.Popen(
-        command,
-        cwd=copy.root,
-        env=os.environ | {"PYTHONPATH": str(copy.root / "src"), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+def start(copy: Copy, command: tuple[str, ...], **options: Any) -> subprocess.Popen[Any]:
+    """Start a command in a process group of its own; unless ``options`` say otherwise, nobody reads what it prints."""
+    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} | options
+    environment = os.environ | {"PYTHONPATH": str(copy.root / "src"), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, cwd=copy.root, env=environment, start_new_session=True, **options)
 
 
 def kill_9(process: subprocess.Popen[bytes]) -> None:

@@ -59,9 +59,8 @@ def test_the_stage_of_the_results_writes_into_no_output_of_the_stage_of_the_data
         command = ["snakemake", "-n", *targets, "--configfile", "config/best.yaml", "--config", f"results={tmp_path}"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stdout + done.stderr
-        return set(
-            re.findall(rf"Missing output files: {tmp_path}/((?:data|models)/[^\s;]+)", done.stdout + done.stderr)
-        )
+        named = rf"Missing output files: {tmp_path}/((?:data|models)/[^\s;]+)"
+        return set(re.findall(named, done.stdout + done.stderr))
 
     data = missing("data", "images")
     assert "data/picto/lexical/manifest.json" in data and missing("paper_tables") <= data
@@ -91,9 +90,8 @@ def test_a_change_is_made_once_compared_and_shared(recorded, tmp_path):
     make(clone, "pull")
     assert clone.planned() == {} and "up to date" in clone.run("dvc", "status")
     assert not list((clone.root / "results").glob("raw/*.whl")), "downloads are not shared"
-    assert ran(clone.run("dvc", "repro")) == set() == ran(clone.run("snakemake", "--cores", "1")), (
-        "nothing is made again"
-    )
+    # Nothing is made again.
+    assert ran(clone.run("dvc", "repro")) == set() == ran(clone.run("snakemake", "--cores", "1"))
     for made in (recorded.root / "results/tables").iterdir():
         assert (clone.root / "results/tables" / made.name).read_bytes() == made.read_bytes()
 

@@ -6,7 +6,6 @@ minutes of a core; two of them have a reference of the same length (the runs `--
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 from pathlib import Path
@@ -16,7 +15,7 @@ import yaml
 from entry_points import CONDA, commit, finished_rules, slurm
 from tiny_world import Copy, clone
 
-from vixml.files import sha256_file
+from vixml.files import read_json, sha256_file
 from vixml.provenance import MANIFEST
 
 pytestmark = pytest.mark.slow
@@ -39,15 +38,9 @@ def made(conda, tmp_path_factory) -> tuple[Copy, str]:
     commit(copy, "four trainings cut short")
     # Without the tests' PYTHONPATH: jobs must find the package by themselves. In the precision that a
     # reader gets: what this processor multiplies fast.
-    done = subprocess.run(
-        CONDA,
-        cwd=copy.root,
-        env={name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIXML_PRECISION")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=7200,
-    )
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIXML_PRECISION")}
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    done = subprocess.run(CONDA, cwd=copy.root, env=environment, text=True, timeout=7200, **both)
     assert done.returncode == 0, done.stdout[-5000:]
     return copy, done.stdout
 
@@ -56,22 +49,20 @@ def test_every_job_ran_in_the_environment_of_its_rule(made):
     copy, shown = made
     jobs = finished_rules(shown)
     assert shown.count("Activating conda environment") == len(jobs) > 40
-    manifest = json.loads((copy.root / "results/tables" / MANIFEST).read_text(encoding="utf-8"))
+    manifest = read_json(copy.root / "results/tables" / MANIFEST)
     assert manifest["command"].split()[0].startswith(f"{copy.root}/.snakemake/conda/")
     assert manifest["source"] == {"commit": copy.run("git", "rev-parse", "HEAD").strip(), "modified": False}
 
 
 def test_the_numbers_are_those_of_the_readme(made):
     copy, _ = made
-    ours = json.loads((copy.root / "results/tables/metrics.json").read_text(encoding="utf-8"))["picto"]
-    references = [json.loads((ROOT / "results/reference" / name).read_text(encoding="utf-8")) for name in SUMMARIES]
+    ours = read_json(copy.root / "results/tables/metrics.json")["picto"]
+    references = [read_json(ROOT / "results/reference" / name) for name in SUMMARIES]
     expected = {row["run"]: row for reference in references for row in reference["rows"]}
     assert {*UNTRAINED, *SHORT} < set(ours) and len(ours) == 9
     for run, metrics in ours.items():
         if run in SHORT:
-            training = json.loads(
-                (copy.root / f"results/runs/picto/{run}/seed0/model/training.json").read_text(encoding="utf-8")
-            )
+            training = read_json(copy.root / f"results/runs/picto/{run}/seed0/model/training.json")
             assert training["epochs"] == SHORT[run] and metrics["P@1"] > ours["popularity"]["P@1"]
             if run not in REFERENCE:
                 continue

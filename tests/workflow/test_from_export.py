@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -17,22 +17,18 @@ import same_bytes
 import tiny_world
 from PIL import Image
 
+from vixml.files import read_json
+
 pytestmark = pytest.mark.slow
 
 
 def export(folder: Path, extra: int = 0) -> None:
     """Write a table of items and their pictures; ``extra`` items have a label that is new."""
     (folder / "photos").mkdir(exist_ok=True)
-    rows = []
-    for number, (colour, shape) in enumerate((c, s) for c in tiny_world.COLOURS for s in tiny_world.SHAPES):
-        rows.append(
-            [
-                f"A{number:03d}",
-                f"{shape} {colour}",
-                "|".join([tiny_world.HUES[colour], *tiny_world.SHAPES[shape][1]]),
-                f"{colour}.png",
-            ]
-        )
+    rows = [
+        [f"A{number:03d}", f"{shape} {colour}", "|".join(tiny_world._tags(colour, shape)), f"{colour}.png"]
+        for number, (colour, shape) in enumerate(product(tiny_world.COLOURS, tiny_world.SHAPES))
+    ]
     rows += [[f"X{number}", f"box flag {number}", "red|parcel", "ember.png"] for number in range(extra)]
     for colour, value in tiny_world.COLOURS.items():
         Image.new("RGB", (40, 30), value).save(folder / "photos" / f"{colour}.png")
@@ -42,9 +38,7 @@ def export(folder: Path, extra: int = 0) -> None:
 
 def tags(copy, model: str) -> list[dict[str, str]]:
     """Return the tags of two new items."""
-    (copy.root / "new.csv").write_text(
-        "id;title;photo\nN1;kite river;photos/river.png\nN2;post moss;\n", encoding="utf-8"
-    )
+    (copy.root / "new.csv").write_text("id;title;photo\nN1;kite river;photos/river.png\nN2;post moss;\n")
     copy.run("vixml", "tag", "new.csv", "--model", model, "--out", "tags.csv", "--k", "3")
     return list(csv.DictReader(io.StringIO((copy.root / "tags.csv").read_text(encoding="utf-8"))))
 
@@ -85,7 +79,7 @@ def test_from_an_export_to_tags(apart, programs, monkeypatch):
     said = copy.run("vixml", "fit", "shop", "--from", "moved.model", "--out", "next.model")
     assert "labels keep their vectors, 1 are new" in said
     assert "start: {folder: moved.model" in (copy.root / "shop.yaml").read_text(encoding="utf-8")
-    names = json.loads((copy.root / "next.model/model.json").read_text(encoding="utf-8"))
+    names = read_json(copy.root / "next.model/model.json")
     assert names["n_labels"] == len({row["label"] for row in tags(copy, "moved.model")} | set(tiny_world.TAGS)) + 1
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import yaml
 
 from vixml.data.corpus import SPLITS, Corpus
+from vixml.files import read_json
 from vixml.images.embeddings import ImageEmbeddings
 
 VISION = "efficientnet-lite0"
@@ -60,13 +60,13 @@ def test_training_from_published_vectors_is_training_from_pictures(apart):
     assert not {"build_corpus", "render_images"} & set(planned), "neither corpus nor pictures depend on the vectors"
     apart.run("snakemake", "--cores", "2")
     embeddings = apart.root / DATA / "embeddings" / VISION
-    assert json.loads((embeddings / "manifest.json").read_text(encoding="utf-8"))["stage"] == "import-vectors"
+    assert read_json(embeddings / "manifest.json")["stage"] == "import-vectors"
     assert {name: (apart.root / name).read_bytes() for name in LEARNT} == before
     assert apart.planned() == {}
     apart.run("vixml", "check")
     # The page of formats names what was written.
     page = (apart.root / "docs/formats.md").read_text(encoding="utf-8")
-    assert all(f"`{key}`" in page for key in json.loads((embeddings / "embeddings.json").read_text(encoding="utf-8")))
+    assert all(f"`{key}`" in page for key in read_json(embeddings / "embeddings.json"))
     # The switch of the workflow leads back to the pictures.
     back = apart.planned("--config", "published_vectors=False")
     assert back["embed_images"] == 1 and "import_vectors" not in back

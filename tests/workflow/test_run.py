@@ -11,25 +11,25 @@ from pathlib import Path
 import pytest
 import tiny_world
 
-SPLITS = ("train", "test", "label")
+from vixml.files import read_json, write_json
+
 PAGES = {"make_tables": 1, "make_figures": 1, "make_report": 1, "paper_tables": 1}
 
 
 def test_every_stage_leaves_a_manifest_a_log_and_a_benchmark(finished):
     results = finished.root / "results"
-    stages = sorted(json.loads(path.read_text())["stage"] for path in results.rglob("manifest.json"))
+    stages = sorted(read_json(path)["stage"] for path in results.rglob("manifest.json"))
     assert set(stages) == {
         "build-corpus", "tokenize", "prepare-model", "render-images", "embed-images", "train", "build-index", "predict",
         "score", "make-tables", "make-figures", "make-report",
     }  # fmt: skip
-    assert stages.count("train") == stages.count("build-index") == 2, (
-        "popularity needs neither, nor does a reused model"
-    )
+    # Popularity needs neither, nor does a reused model.
+    assert stages.count("train") == stages.count("build-index") == 2
     assert stages.count("score") == len(tiny_world.RUNS["runs"])
-    logs = {path.relative_to(results / "logs").with_suffix("") for path in (results / "logs").rglob("*.log")}
-    timed = {
-        path.relative_to(results / "benchmarks").with_suffix("") for path in (results / "benchmarks").rglob("*.tsv")
-    }
+    logs, timed = (
+        {path.relative_to(results / folder).with_suffix("") for path in (results / folder).rglob(f"*{end}")}
+        for folder, end in (("logs", ".log"), ("benchmarks", ".tsv"))
+    )
     assert logs == timed and len(logs) == len(stages)
     assert {Path("train_model/picto/vixml-minilm-l3/seed0"), Path("score_run/picto/popularity/seed0/test")} < logs
     assert not list(results.rglob(".tmp-*")) and not list(results.rglob("checkpoint"))
@@ -48,21 +48,17 @@ def test_the_formats_page_names_every_file_and_every_key(finished):
     page = (finished.root / "docs/formats.md").read_text()
     results = finished.root / "results"
     known = set(re.findall(r"`([^`]+)`", page)) | {"manifest.json"}
-    files = [
-        path for path in results.rglob("*") if path.is_file() and path.suffix in {".json", ".jsonl", ".npy", ".parquet"}
-    ]
-    files = [
-        path for path in files if not {"raw", "models", "logs", "benchmarks"} & set(path.relative_to(results).parts)
-    ]
-    assert {re.sub(r"shard-\d+", "shard-00000", path.name) for path in files} - {
-        f"{s}.parquet" for s in SPLITS
-    } <= known
+    files = [path for path in results.rglob("*") if path.suffix in {".json", ".jsonl", ".npy", ".parquet"}]
+    others = {"raw", "models", "logs", "benchmarks"}
+    files = [path for path in files if path.is_file() and not others & set(path.relative_to(results).parts)]
+    names = {re.sub(r"shard-\d+", "shard-00000", path.name) for path in files}
+    assert names - {"train.parquet", "test.parquet", "label.parquet"} <= known
     for path in files:
         if path.name in {"scores.json", "training.json", "embeddings.json", "store.json", "header.json", "log.jsonl"}:
             for line in path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]:
                 keys = set(json.loads(line))
                 assert keys <= known, f"docs/formats.md lacks {keys - known} of {path.name}"
-    score = json.loads(next(results.rglob("scores.json")).read_text())
+    score = read_json(next(results.rglob("scores.json")))
     for part in score["breakdown"].values():
         for group in part if isinstance(part, list) else part.values():
             assert set(group) <= known
@@ -70,7 +66,7 @@ def test_the_formats_page_names_every_file_and_every_key(finished):
 
 def test_jobs_use_the_threads_they_were_given(finished):
     manifest = finished.root / "results/runs/picto/vixml-minilm-l3/seed0/model/manifest.json"
-    assert json.loads(manifest.read_text())["machine"]["threads"] == 1
+    assert read_json(manifest)["machine"]["threads"] == 1
 
 
 def test_a_log_holds_what_was_shown(finished):
@@ -144,7 +140,7 @@ def test_two_runs_with_one_model_are_trained_and_encoded_once(copy):
             target = {"dataset": "picto", "runs": runs, "seeds": [1], "split": split}
             # The reusing run alone asks for the same training.
             for asked in (runs, runs[1:]):
-                overlay.write_text(json.dumps({"targets": [target | {"runs": asked}], "tables": [], "figures": []}))
+                write_json(overlay, {"targets": [target | {"runs": asked}], "tables": [], "figures": []})
                 planned = copy.planned("all", "--configfile", "config/again.yaml")
                 assert planned["train_model"] == planned["build_index"] == 1
                 assert planned["predict_labels"] == planned["score_run"] == len(asked)
@@ -156,7 +152,7 @@ def test_a_reusing_run_says_whose_model_it_used(finished):
     runs = finished.root / "results/runs/picto"
     assert [path.name for path in sorted((runs / "vixml-minilm-l3--augmented/seed0").iterdir())] == ["test"]
     for run in ("vixml-minilm-l3", "vixml-minilm-l3--augmented"):
-        score = json.loads((runs / run / "seed0/test/score/scores.json").read_text())
+        score = read_json(runs / run / "seed0/test/score/scores.json")
         assert (score["run"], score["trained_as"]) == (run, "vixml-minilm-l3")
     page = (finished.root / "results/report.html").read_text()
     assert "seed 0, model of vixml-minilm-l3:" in page
@@ -167,7 +163,7 @@ def test_a_reusing_run_says_whose_model_it_used(finished):
 def test_runs_are_compared_on_held_out_queries(apart):
     overlay = apart.root / "config" / "tuning.yaml"
     target = {"dataset": "picto", "runs": ["vixml-minilm-l3"], "split": "validation"}
-    overlay.write_text(json.dumps({"name": "tuning", "targets": [target], "tables": [], "figures": []}))
+    write_json(overlay, {"name": "tuning", "targets": [target], "tables": [], "figures": []})
     options = ("tuning_table", "--cores", "1", "--configfile", "config/tuning.yaml")
     assert apart.planned(*options) == {"predict_labels": 1, "score_run": 1, "make_tuning": 1, "tuning_table": 1}
     apart.run("snakemake", *options)
@@ -194,10 +190,8 @@ def test_another_source_file_is_built_from(copy):
 
 def test_a_stage_by_hand_gives_the_same_files(copy, tmp_path):
     made = copy.root / "results/data/picto/corpus"
-    copy.run(
-        "vixml", "build-corpus", "picto", "--out", str(tmp_path / "corpus")
-    )  # fmt: skip
-    ours, theirs = (json.loads((folder / "manifest.json").read_text()) for folder in (tmp_path / "corpus", made))
+    copy.run("vixml", "build-corpus", "picto", "--out", str(tmp_path / "corpus"))
+    ours, theirs = (read_json(folder / "manifest.json") for folder in (tmp_path / "corpus", made))
     assert ours["outputs_sha256"] == theirs["outputs_sha256"]
 
 
@@ -206,9 +200,8 @@ def test_bad_input_stops_with_a_clear_message(copy):
     content = (copy.root / raw).read_bytes()
     try:
         (copy.root / raw).write_bytes(content[:1000])
-        shown = copy.run(
-            "vixml", "embed-images", "picto", "efficientnet-lite0", "--out", "results/nothing", check=False
-        )
+        command = ("vixml", "embed-images", "picto", "efficientnet-lite0", "--out", "results/nothing")
+        shown = copy.run(*command, check=False)
         assert "error:" in shown and "where:" in shown and "Traceback" not in shown
         assert not (copy.root / "results/nothing").exists()
     finally:

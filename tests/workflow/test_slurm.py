@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import subprocess
 
 import one_node_slurm
 import pytest
-from entry_points import CHECKPOINT, MODEL, freeze, slurm
+from entry_points import CHECKPOINT, MODEL, freeze, slurm, start
 from tiny_world import Copy
+
+from vixml.files import read_json
 
 pytestmark = pytest.mark.slow
 EPOCHS = 30
@@ -19,18 +19,10 @@ EPOCHS = 30
 def begin(copy: Copy) -> tuple[subprocess.Popen[str], str]:
     """Start a training on the cluster, stop it after its first checkpoint; return Snakemake and SLURM's job."""
     copy.edit("config/runs/picto.yaml", "epochs: 2", f"epochs: {EPOCHS}")
-    process = subprocess.Popen(
-        slurm(MODEL),
-        cwd=copy.root,
-        env=os.environ | {"PYTHONPATH": str(copy.root / "src"), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    process = start(copy, slurm(MODEL), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     freeze(copy, process)
-    job, gpus = subprocess.run(
-        ["squeue", "-h", "-O", "JobID,tres-per-job"], check=True, capture_output=True, text=True
-    ).stdout.split()
+    listed = ["squeue", "-h", "-O", "JobID,tres-per-job"]
+    job, gpus = subprocess.run(listed, check=True, capture_output=True, text=True).stdout.split()
     assert "gpu" in gpus, "a training asks SLURM for a GPU of its own"
     return process, job
 
@@ -39,7 +31,7 @@ def end(copy: Copy, process: subprocess.Popen[str]) -> str:
     """Wait for Snakemake, and check that the training went on where it was; return what was printed."""
     shown, _ = process.communicate(timeout=1800)
     assert process.returncode == 0, shown[-3000:]
-    training = json.loads((copy.root / MODEL).with_name("training.json").read_text(encoding="utf-8"))
+    training = read_json((copy.root / MODEL).with_name("training.json"))
     assert training["epochs"] == EPOCHS
     assert not (copy.root / CHECKPOINT).parent.exists()
     log = (copy.root / "results/logs/train_model/picto/vixml-minilm-l3/seed0.log").read_text(encoding="utf-8")
@@ -74,12 +66,8 @@ def test_a_preempted_training_goes_on_from_its_checkpoint(cluster, finished, tmp
 def test_a_partition_that_does_not_exist(cluster, copy):
     command = slurm("paper_tables", "--forcerun", "score_run", "--default-resources", "slurm_partition=nowhere")
     shown = copy.run(*command, check=False)
-    assert (
-        "SLURM has no partition 'nowhere'" in shown
-        and "sinfo lists: main, urgent" in shown
-        and shown.count("what now:") == 1
-    )
-    assert "Traceback" not in shown and "has been submitted" not in shown
+    assert "SLURM has no partition 'nowhere'" in shown and "sinfo lists: main, urgent" in shown
+    assert shown.count("what now:") == 1 and "Traceback" not in shown and "has been submitted" not in shown
 
 
 def test_seeds_as_an_array(cluster, finished, tmp_path):
@@ -92,4 +80,4 @@ def test_seeds_as_an_array(cluster, finished, tmp_path):
     tasks = [line.split() for line in asked.stdout.splitlines() if line.endswith(str(copy.root))]
     assert len({array for array, _, _ in tasks}) == 1 and len({task for _, task, _ in tasks}) == 3, shown
     for seed, model in enumerate(models, start=1):
-        assert json.loads((copy.root / model).with_name("training.json").read_text(encoding="utf-8"))["seed"] == seed
+        assert read_json((copy.root / model).with_name("training.json"))["seed"] == seed

