@@ -414,7 +414,7 @@ def test_the_command_line_packs_and_tags(shop, packed, tmp_path, monkeypatch, ca
     assert cli.main(["tag", "new.csv", "--model", "shop.model", "--out", "new.csv"]) == 2
     assert "replace the table" in capsys.readouterr().err
     assert cli.main(["pack", "no-shop", *where]) == 2
-    assert "no run of this dataset" in capsys.readouterr().err
+    assert "unknown dataset" in capsys.readouterr().err
     assert cli.main(["tag", "new.csv", "--model", "config", "--out", "tags.csv"]) == 2
     assert "not a model folder" in capsys.readouterr().err
 
