@@ -125,7 +125,7 @@ def _sent(item: Any) -> Any:
     """Return an item as a request has it."""
     if isinstance(item, str):
         return item
-    return {"text": item["text"], "images": [base64.b64encode(item["pictures"]).decode()]}
+    return {"text": item["text"], "images": [base64.b64encode(item["images"]).decode()]}
 
 
 def main() -> None:
@@ -143,7 +143,7 @@ def main() -> None:
     rows = [compare("texts served", texts, tagger, options)]
     if options.store is not None:
         images = [png for _, _, png in islice(iter(ImageStore.open(options.store)), BULK)]
-        items = [{"text": text, "pictures": png} for text, png in zip(texts, cycle(images), strict=False)]
+        items = [{"text": text, "images": png} for text, png in zip(texts, cycle(images), strict=False)]
         rows.append(compare("items with an image served", items, tagger, options))
     measure.write("serve", rows, options.out)
 

@@ -1,7 +1,7 @@
 """Time tags of new items: one item, many, a long table; loading; memory.
 
 Straightforward: transformers on padded float32 batches of 32 texts, mean-pooled, one product with all labels, a full top-k. Texts
-are those of the model's training items; pictures those of an image store.
+are those of the model's training items; images those of an image store.
 
     vixml pack picto vixml-minilm-l3 --out picto.model
     python benchmarks/tagging.py --model picto.model --store results/data/picto/images --rows 1000000
@@ -29,7 +29,7 @@ from vixml.images.store import ImageStore
 from vixml.plan.assumptions import VISION
 from vixml.runtime import dtype_of
 
-ALONE, TEXTS, PICTURES = 100, 4096, 512
+ALONE, TEXTS, IMAGES = 100, 4096, 512
 LOAD = """
 import sys, time, torch
 begun = time.perf_counter()
@@ -94,10 +94,10 @@ def main() -> None:
     """Time everything, print and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True, help="model folder with its neighbours (vixml pack)")
-    parser.add_argument("--store", type=Path, help="image store; without it no pictures are timed")
+    parser.add_argument("--store", type=Path, help="image store; without it no images are timed")
     parser.add_argument("--rows", type=int, default=20_000, help="rows of the long table")
     parser.add_argument("--texts", type=int, default=TEXTS)
-    parser.add_argument("--pictures", type=int, default=PICTURES)
+    parser.add_argument("--images", type=int, default=IMAGES)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path)
@@ -140,17 +140,17 @@ def main() -> None:
         measure.row("Tagger.load, after torch", size, measure.spread(loads), None, None, limit=1.5, limit_by="the aim", **shared),
     ]  # fmt: skip
     if options.store is not None:
-        pictures = [png for _, _, png in islice(iter(ImageStore.open(options.store)), options.pictures)]
-        items = [{"text": text, "pictures": png} for text, png in zip(cycle(texts), pictures, strict=False)]
+        images = [png for _, _, png in islice(iter(ImageStore.open(options.store)), options.images)]
+        items = [{"text": text, "images": png} for text, png in zip(cycle(texts), images, strict=False)]
         seconds, _ = measure.take_turns({"ours": lambda: tagger.tag(items, k=10, voters=0)}, options.rounds)
         vision = VISION[tagger.folder.run.images.vision].flop
         rows += [
             measure.row(
-                "items with a picture tagged", size, measure.spread([len(items) / s for s in seconds["ours"]]), None, None,
+                "items with an image tagged", size, measure.spread([len(items) / s for s in seconds["ours"]]), None, None,
                 limit=peak / (vision + 2 * weights * (tokens + 1)), limit_by=arithmetic, unit="items/s", **shared,
             ),
             measure.row(
-                "one item with a picture tagged", size, milliseconds(tagger, items[:ALONE]), None, None,
+                "one item with an image tagged", size, milliseconds(tagger, items[:ALONE]), None, None,
                 limit=1000 * vision / peak, limit_by=arithmetic, unit="ms", **shared,
             ),
         ]  # fmt: skip

@@ -72,10 +72,10 @@ def test_an_export_of_excel(new, tmp_path):
     write_csv(tmp_path / "export.csv", shop())
     printed = new("export.csv")
     for found in (
-        "delimiter              `;`", "text                   Titel + Beschreibung", "labels                 Kategorien",
-        "id                     Artikelnr", "leading zeros are kept, e.g. 00000", "separator              `|`",
-        "decimal sign           ,", "HTML                   removed", "Bild (paths)", "--separator", "--keep-html",
-        "`TOOLS` and `Tools` are two labels", "30 of 60 pictures are not in the folder", "Schöne; Rute 0 m",
+        "delimiter            `;`", "text                 Titel + Beschreibung", "labels               Kategorien",
+        "id                   Artikelnr", "leading zeros are kept, e.g. 00000", "separator            `|`",
+        "decimal sign         ,", "HTML                 removed", "Bild (paths)", "--separator", "--keep-html",
+        "`TOOLS` and `Tools` are two labels", "30 of 60 images are not in the folder", "Schöne; Rute 0 m",
     ):  # fmt: skip
         assert found in printed
     # The corpus is what was printed.
@@ -270,18 +270,18 @@ def test_300_columns(new, tmp_path):
     assert "found:    columns attr0, attr1" in new("t.csv", "--text", "titel", status=2)
 
 
-def test_pictures_named_by_id(new, tmp_path):
+def test_images_named_by_id(new, tmp_path):
     (tmp_path / "p" / "a2").mkdir(parents=True)
     for name in ("a1.jpg", "a1_2.png", "a2/1.jpg", "a2/2.jpg", "zz.jpg"):
         (tmp_path / "p" / name).write_bytes(b"")
     write_csv(tmp_path / "t.csv", [{"id": f"a{i}", "title": f"t {i}", "tags": f"t{i % 3}|s"} for i in range(20)])
-    assert "items with a picture: 2 (10.0%)" in new("t.csv", "--pictures", "p")
+    assert "items with an image: 2 (10.0%)" in new("t.csv", "--image-folder", "p")
     build_corpus("shop", load_world("shop.yaml").datasets["shop"], {}, "raw", "corpus")
     assert sorted(Corpus.load("corpus").image_keys()) == ["a1.jpg", "a1_2.png", "a2/1.jpg", "a2/2.jpg"]
     write_csv(tmp_path / "t.csv", [{"id": i, "title": f"t {i}", "tags": "a|b"} for i in ["a1", "a1_2", *range(10, 20)]])
-    assert "1 pictures are named by two ids and belong to both, e.g. a1_2.png" in new("t.csv", "--pictures", "p")
+    assert "1 images are named by two ids and belong to both, e.g. a1_2.png" in new("t.csv", "--image-folder", "p")
     assert "no file in the folder is named by an id" in new(
-        "t.csv", "--pictures", ".", "--id", "title", "--text", "title", status=2
+        "t.csv", "--image-folder", ".", "--id", "title", "--text", "title", status=2
     )
 
 
@@ -306,32 +306,32 @@ def test_a_number_in_a_folder_of_an_item_is_a_position(tmp_path, files, found):
     assert "3" not in by_id or "3" in found
 
 
-def test_names_of_pictures_that_are_not_utf_8(new, tmp_path):
+def test_names_of_images_that_are_not_utf_8(new, tmp_path):
     rows = [{"id": f"a{i}", "title": f"t {i}", "tags": f"t{i % 3}|s"} for i in range(20)]
     write_csv(tmp_path / "t.csv", rows)
     for folder in (b"p", b"p/a1", b"\xfc"):
         os.mkdir(os.fsencode(tmp_path) + b"/" + folder)
     for name in (b"p/a1/\xfc.jpg", b"p/a2.jpg", b"\xfc/a3.jpg"):
         Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).touch()
-    # Such a picture is missing, because a corpus cannot name it.
-    printed = new("t.csv", "--pictures", "p")
-    assert "1 of 2 pictures are not in the folder" in printed and "items with a picture: 1 (5.0%)" in printed
+    # Such an image is missing, because a corpus cannot name it.
+    printed = new("t.csv", "--image-folder", "p")
+    assert "1 of 2 images are not in the folder" in printed and "items with an image: 1 (5.0%)" in printed
     build_corpus("shop", load_world("shop.yaml").datasets["shop"], {}, "raw", "corpus")
     assert sorted(Corpus.load("corpus").image_keys()) == ["a1/?.jpg", "a2.jpg"]
     before = Path("shop.yaml").read_bytes()
-    assert "not UTF-8" in new("t.csv", "--pictures", os.fsdecode(b"\xfc"), status=2)
+    assert "not UTF-8" in new("t.csv", "--image-folder", os.fsdecode(b"\xfc"), status=2)
     assert Path("shop.yaml").read_bytes() == before
 
 
-def test_a_picture_in_its_cell_is_a_missing_file(new, tmp_path):
+def test_an_image_in_its_cell_is_a_missing_file(new, tmp_path):
     data = "data:image/png;base64," + "A" * 5000
     rows = [{"id": i, "title": f"t {i}", "tags": f"t{i % 3}|s", "image": f"{i}.jpg" if i else data} for i in range(20)]
     (tmp_path / "1.jpg").touch()
     printed = new(write_csv(tmp_path / "t.csv", rows), "--image-separator", "none")
-    assert "19 of 20 pictures are not in the folder" in printed and "AAAA" * 100 not in printed
+    assert "19 of 20 images are not in the folder" in printed and "AAAA" * 100 not in printed
     rows = [row | {"image": data} for row in rows]
     refused = new(write_csv(tmp_path / "t.csv", rows), "--images", "image", "--image-separator", "none", status=2)
-    assert "no picture of the table is in the folder" in refused and len(refused) < 1000
+    assert "no image of the table is in the folder" in refused and len(refused) < 1000
 
 
 def test_a_file_is_not_overwritten(new, tmp_path, capsys):
@@ -587,9 +587,9 @@ def test_a_column_with_a_plus_in_its_name_is_an_error_not_left_out(new, tmp_path
     assert "a `+`, which joins columns" in new("t.csv", "--text", "Q+A", status=2)
 
 
-def test_a_test_table_without_pictures_is_a_warning(new, tmp_path):
+def test_a_test_table_without_images_is_a_warning(new, tmp_path):
     Image.new("RGB", (30, 30), "red").save(tmp_path / "a.jpg")
     write_csv(tmp_path / "train.csv", items(image=lambda i: "a.jpg"))
-    write_csv(tmp_path / "test.csv", items(9, 50, picture=lambda i: "a.jpg"))
+    write_csv(tmp_path / "test.csv", items(9, 50, other=lambda i: "a.jpg"))
     printed = new("train.csv", "--test", "test.csv")
-    assert "no item of test has a picture, but 40 of train have (--images, --pictures)" in printed
+    assert "no item of test has an image, but 40 of train have (--images, --image-folder)" in printed

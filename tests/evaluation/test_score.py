@@ -20,7 +20,7 @@ KS = {"ks": (1, 2), "deep_ks": (1, 3)}
 
 
 def corpus_at(folder: Path, with_filter: bool = True) -> Path:
-    """Write 4 train and 3 test queries over 4 labels; label 3 and test query 1 have a picture."""
+    """Write 4 train and 3 test queries over 4 labels; label 3 and test query 1 have an image."""
     data = CorpusData(
         items={split: Items.of([str(i) for i in range(n)]) for split, n in (("train", 4), ("test", 3), ("label", 4))},
         labels={
@@ -28,7 +28,7 @@ def corpus_at(folder: Path, with_filter: bool = True) -> Path:
             "train": Ragged.from_rows([[0], [0, 1], [0, 2], [3]], 4),
             "test": Ragged.from_rows([[0, 3], [3], []], 4),
         },
-        image_keys=["picture"],
+        image_keys=["image"],
         image_sources=["x"],
         images={
             "train": Ragged.from_rows([[0], [], [], [0]], 1),
@@ -138,8 +138,8 @@ def test_contributions_add_up(tmp_path):
     rng = np.random.default_rng(1)
     predictions = np.stack([rng.permutation(30)[:8] for _ in range(50)]).astype(np.int32)
     truth = Ragged.from_rows([np.flatnonzero(rng.random(30) < 0.3) for _ in range(50)], 30)
-    pictured = rng.random(50) < 2
-    parts = break_down(predictions, truth, rng.integers(0, 9, 30), pictured, rng.random(30) < 0.5)
+    with_image = rng.random(50) < 2
+    parts = break_down(predictions, truth, rng.integers(0, 9, 30), with_image, rng.random(30) < 0.5)
     hits = [[label in truth.row(i) for label in row] for i, row in enumerate(predictions.tolist())]
     for k in (1, 5):
         precision = 100 * np.mean([row[:k] for row in hits])

@@ -97,7 +97,7 @@ def test_images_are_appended_as_unit_means():
         found = with_images(text, embeddings, lists, 0.36, memory_mb)
         half = np.sqrt(0.5)
         # sqrt(1 - w) = 0.8, sqrt(w) = 0.6. Item 0: the mean of two directions, whatever their lengths; item 1 has no
-        # picture and item 2 one of zeros.
+        # image and item 2 one of zeros.
         expected = [[0.8, 0, 0.6 * half, 0.6 * half], [0.8, 0, 0, 0], [0, 0.8, 0, 0], [0, 0.8, 0.6, 0]]
         assert found.dtype == np.float32
         assert found == pytest.approx(np.array(expected), abs=1e-6)

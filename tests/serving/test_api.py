@@ -45,7 +45,7 @@ def test_tags_are_those_of_the_library(served, image):
     answer = served.post("/v1/tags", {"items": items, "k": 5})
     assert answer.status == 200
     TagResponse.model_validate_json(answer.body, strict=True)
-    given = ["box river", {"text": "box", "pictures": image}, {"pictures": image}, {"name": "toy", "more": "box"}]
+    given = ["box river", {"text": "box", "images": image}, {"images": image}, {"name": "toy", "more": "box"}]
     expected = served.tagger.tag(given, k=5)
     for found, tags in zip(answer.json["items"], expected, strict=True):
         same(found, tags)
@@ -57,7 +57,7 @@ def test_a_form_is_one_item_with_files(served, image):
     answer = served.form(("text", "box"), *[("images", image)] * 3, ("k", "4"), ("voters", "0"))
     assert answer.status == 200
     (found,) = answer.json["items"]
-    same(found, served.tagger.tag([{"text": "box", "pictures": [image, image]}], k=4, voters=0)[0])
+    same(found, served.tagger.tag([{"text": "box", "images": [image, image]}], k=4, voters=0)[0])
     assert "2 of 3 images" in found["notes"][0]
 
 
@@ -119,7 +119,7 @@ def test_embeddings_have_the_form_of_openai(served, image):
     np.testing.assert_allclose(vector, expected[1], atol=1e-6)
     item = {"text": "toy", "images": [base64.b64encode(image).decode()]}
     found = served.post("/v1/embeddings", {"input": [item]}).json["data"][0]["embedding"]
-    np.testing.assert_allclose(found, served.tagger.encode([{"text": "toy", "pictures": image}])[0], atol=1e-6)
+    np.testing.assert_allclose(found, served.tagger.encode([{"text": "toy", "images": image}])[0], atol=1e-6)
 
 
 def test_usage_counts_the_tokens_that_are_read(served, monkeypatch):

@@ -98,7 +98,7 @@ def test_a_dropped_image_is_shown_side_by_side(served, visit, shop):
     show(page, "box")
     page.evaluate(DROP, [base64.b64encode(data).decode(), "image/png"])
     expect(page.locator("#results h2")).to_have_text(["With the image", "Text alone"])
-    assert labels(page, 0) == expected(served, {"text": "box", "pictures": data})
+    assert labels(page, 0) == expected(served, {"text": "box", "images": data})
     assert labels(page, 1) == expected(served, "box")
     boxes = [one.bounding_box() for one in page.locator("#results > section").all()]
     assert boxes[0]["y"] == boxes[1]["y"] and boxes[0]["x"] + boxes[0]["width"] <= boxes[1]["x"]
@@ -118,7 +118,7 @@ PASTE = """
 }"""
 
 
-def test_a_text_that_is_pasted_with_a_picture_of_it_is_a_text(served, visit, shop):
+def test_a_text_that_is_pasted_with_an_image_of_it_is_a_text(served, visit, shop):
     data = base64.b64encode((shop.folder / "plum-40.png").read_bytes()).decode()
     page = visit(served)
     show(page, "box")
@@ -132,8 +132,8 @@ def test_a_text_that_is_pasted_with_a_picture_of_it_is_a_text(served, visit, sho
 
 def test_labels_of_a_text_are_called_so_if_an_image_is_chosen_meanwhile(served, visit, shop):
     page = visit(served)
-    picture = shop.folder / "plum-40.png"
-    page.route("**/v1/tags", lambda route: (page.get_by_label("Image").set_input_files(picture), route.continue_()))
+    image = shop.folder / "plum-40.png"
+    page.route("**/v1/tags", lambda route: (page.get_by_label("Image").set_input_files(image), route.continue_()))
     show(page, "box")
     expect(page.locator("#results h2")).to_have_text(["Labels"])
     assert page.locator("#preview").is_visible()
@@ -145,7 +145,7 @@ def test_an_image_alone_and_one_that_cannot_be_read(served, visit, shop):
     page.get_by_label("Image").set_input_files({"name": "plum.png", "mimeType": "image/png", "buffer": data})
     page.get_by_role("button", name="Show the labels").click()
     expect(page.locator("#results h2")).to_have_text(["With the image"])
-    assert labels(page) == expected(served, {"text": "", "pictures": data})
+    assert labels(page) == expected(served, {"text": "", "images": data})
     page.evaluate(DROP, [base64.b64encode(b"no image").decode(), "image/png"])
     expect(page.get_by_role("alert")).to_contain_text("not an image")
     page.evaluate(DROP, [base64.b64encode(b"text").decode(), "text/plain"])
@@ -272,7 +272,7 @@ def test_the_accessibility_tree_of_the_browser_has_no_gap(served, visit, shop):
     ]  # fmt: skip
     # The slider says its value itself.
     assert sorted(one.get("live", "off") for one in properties) == ["off", "polite"]
-    # A bar is a picture of the score, which is read; each entry names its label, score and voters.
+    # A bar shows the score, which is read; each entry names its label, score and voters.
     ranked = next(node for node in nodes if said(node, "role") == "list" and said(node, "name") == "Text alone")
     entries = under(ranked, "listitem")
     assert len(entries) == page.locator("#results > section").nth(1).locator("ol.tags > li").count()

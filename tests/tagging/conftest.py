@@ -69,18 +69,18 @@ def _quiet(monkeypatch):
 
 
 def items() -> list[dict]:
-    """Return the shop: a name with a word of the tokenizer, the hue and a form as labels, no to three pictures."""
+    """Return the shop: a name with a word of the tokenizer, the hue and a form as labels, no to three images."""
     found = []
     for number, (colour, shape) in enumerate((c, s) for c in tiny_world.COLOURS for s in tiny_world.SHAPES):
-        pictures = [f"{colour}-{size}.png" for size in (40, 20, 9)[: number % 4]]
+        images = [f"{colour}-{size}.png" for size in (40, 20, 9)[: number % 4]]
         labels = [tiny_world.HUES[colour], *({*tiny_world.SHAPES[shape][1]} & {*LABELS})]
         item = {"id": f"B{number:02d}", "name": f"{shape} {colour}", "more": shape}
-        found.append(item | {"labels": labels, "photos": pictures})
+        found.append(item | {"labels": labels, "photos": images})
     return found
 
 
-def picture(colour: str, size: int) -> bytes:
-    """Return a picture that is not square."""
+def image(colour: str, size: int) -> bytes:
+    """Return an image that is not square."""
     written = io.BytesIO()
     Image.new("RGB", (size, size // 2), tiny_world.COLOURS[colour]).save(written, "PNG")
     return written.getvalue()
@@ -88,7 +88,7 @@ def picture(colour: str, size: int) -> bytes:
 
 @pytest.fixture(scope="session")
 def shop(shared) -> SimpleNamespace:
-    """Return ``project``, ``folder`` (of the table and its pictures) and ``make(run)``, which runs a run's stages once.
+    """Return ``project``, ``folder`` (of the table and its images) and ``make(run)``, which runs a run's stages once.
 
     All processes of these tests share it.
     """
@@ -101,8 +101,8 @@ def shop(shared) -> SimpleNamespace:
             rows = "".join(json.dumps(item) + "\n" for item in items())
             (folder / "items.jsonl").write_text(rows, encoding="utf-8")
             for colour, size in product(tiny_world.COLOURS, (40, 20, 9)):
-                (folder / f"{colour}-{size}.png").write_bytes(picture(colour, size))
-            (folder / "ember-20.png").write_bytes(b"no picture")
+                (folder / f"{colour}-{size}.png").write_bytes(image(colour, size))
+            (folder / "ember-20.png").write_bytes(b"no image")
             _write_config(root, folder.parent, config)
     project = Project(config, root / "results")
 

@@ -71,7 +71,7 @@ def aside(out: Path) -> list[dict]:
 def test_every_kind_of_table_has_the_tags_of_the_tagger(tagger, tmp_path, table, out):
     rows = [{"id": f"0{number}", "name": name, "more": "box"} for number, name in enumerate(NAMES)]
     counts = tag_table(tagger, write(tmp_path / table, rows), tmp_path / out, k=3)
-    assert counts == {"items": 7, "tagged": 7, "aside": 0, "faulty_pictures": 0}
+    assert counts == {"items": 7, "tagged": 7, "aside": 0, "faulty_images": 0}
     expected = [
         (f"0{number}", rank, tag.label, round(tag.score, 5))
         for number, tags in enumerate(tagger.tag([f"{name} box" for name in NAMES], k=3))
@@ -121,7 +121,7 @@ def test_a_killed_run_resumes_and_ends_with_the_same_bytes(tagger, tmp_path, mon
         stream, "_write_chunk", lambda path, *given: done.append(int(path.stem)) or write_chunk(path, *given)
     )
     counts = tag_table(tagger, table, out)
-    assert done == [2, 3, 4, 5] and counts == {"items": 23, "tagged": 18, "aside": 5, "faulty_pictures": 0}
+    assert done == [2, 3, 4, 5] and counts == {"items": 23, "tagged": 18, "aside": 5, "faulty_images": 0}
     assert out.read_bytes() == (tmp_path / f"whole{ending}").read_bytes()
     assert aside_of(out).read_bytes() == aside_of(tmp_path / f"whole{ending}").read_bytes()
     assert not list(tmp_path.glob("*-tagging"))
@@ -218,7 +218,7 @@ def test_bad_rows_of_a_csv_are_put_aside(packed, shop, tmp_path):
     (tmp_path / "new.csv").write_bytes(b"\r\n".join(lines))
     out = tmp_path / "tags.csv"
     counts = tag_table(Tagger.load(packed("images")), tmp_path / "new.csv", out, k=1)
-    assert counts == {"items": 10, "tagged": 5, "aside": 5, "faulty_pictures": 3}
+    assert counts == {"items": 10, "tagged": 5, "aside": 5, "faulty_images": 3}
     assert [row[0] for row in tags_in(out)] == ["007", "5", "#5", "7", "10"]
     found = [(row["row"], row["id"], row["tagged"], row["reason"]) for row in aside(out)]
     expected = [
@@ -255,7 +255,7 @@ def test_every_kind_and_form_that_new_reads_is_tagged_and_the_guess_is_printed(
     (tmp_path / name).write_bytes(data)
     out = tmp_path / "tags.csv"
     counts = tag_table(tagger, tmp_path / name, out, k=1)
-    assert counts == {"items": 3, "tagged": 3, "aside": 0, "faulty_pictures": 0} and told in capsys.readouterr().err
+    assert counts == {"items": 3, "tagged": 3, "aside": 0, "faulty_images": 0} and told in capsys.readouterr().err
     expected = [tags[0].label for tags in tagger.tag([text for _, text in ROWS], k=1)]
     keys = [key for key, _ in ROWS]
     assert [(row[0], row[2]) for row in tags_in(out)] == list(zip(keys, expected, strict=True))
@@ -266,7 +266,7 @@ def test_a_table_in_parts_is_one_table(tagger, tmp_path):
         (tmp_path / f"part-{number}.csv").write_text(f"id,text\n{number},box\n{number}b\n", encoding="utf-8")
     out = tmp_path / "tags.csv"
     counts = tag_table(tagger, str(tmp_path / "part-*.csv"), out, k=1)
-    assert counts == {"items": 4, "tagged": 2, "aside": 2, "faulty_pictures": 0}
+    assert counts == {"items": 4, "tagged": 2, "aside": 2, "faulty_images": 0}
     assert [row[0] for row in tags_in(out)] == ["1", "2"]
     assert [row["row"] for row in aside(out)] == ["part-1.csv:3", "part-2.csv:3"]
 
@@ -308,16 +308,16 @@ def test_html_and_empty_values_are_those_of_the_training_table(tagger, tmp_path,
     assert with_tags == without
 
 
-def test_pictures_are_named_as_in_the_training_table(packed, shop, tmp_path, monkeypatch):
+def test_images_are_named_as_in_the_training_table(packed, shop, tmp_path, monkeypatch):
     tagger, out = Tagger.load(packed("images")), tmp_path / "tags.csv"
     for name in ("plum-40.png", "coal-20.png"):
         (tmp_path / name).write_bytes((shop.folder / name).read_bytes())
     shown = [[tmp_path / "plum-40.png", tmp_path / "coal-20.png"], [tmp_path / "plum-40.png"]]
-    expected = [tags[0].score for tags in tagger.tag([{"text": "box", "pictures": paths} for paths in shown], k=1)]
+    expected = [tags[0].score for tags in tagger.tag([{"text": "box", "images": paths} for paths in shown], k=1)]
     trained_as(tagger, monkeypatch, images="main + extra", images_are="names", image_separator="|", lists=True)
     lines = ["id;text;main;extra", "1;box;C:\\shop\\plum-40.png;x/coal-20.png|", "2;box;['/srv/plum-40.png'];"]
     (tmp_path / "t.csv").write_text("\n".join(lines), encoding="utf-8")
-    assert tag_table(tagger, tmp_path / "t.csv", out, k=1)["faulty_pictures"] == 0
+    assert tag_table(tagger, tmp_path / "t.csv", out, k=1)["faulty_images"] == 0
     assert [row[3] for row in tags_in(out)] == pytest.approx(expected, abs=2e-5)
     trained_as(tagger, monkeypatch, images="id", images_are="ids")
     (tmp_path / "t.csv").write_text("id,text\nplum-40,box\n", encoding="utf-8")
@@ -368,26 +368,26 @@ def test_bad_lines_of_json_are_put_aside(tagger, tmp_path):
     ]
     (tmp_path / "new.jsonl").write_text("\n".join(lines), encoding="utf-8")
     counts = tag_table(tagger, tmp_path / "new.jsonl", tmp_path / "tags.csv", k=1)
-    assert counts == {"items": 5, "tagged": 1, "aside": 4, "faulty_pictures": 0}
+    assert counts == {"items": 5, "tagged": 1, "aside": 4, "faulty_images": 0}
     assert [(row["row"], row["id"]) for row in aside(tmp_path / "tags.csv")] == [
         ("new.jsonl:2", "#1"), ("new.jsonl:3", "#2"), ("new.jsonl:5", "3"), ("new.jsonl:6", "4"),
     ]  # fmt: skip
 
 
-def test_pictures_may_be_bytes_in_a_parquet_table(packed, shop, tmp_path):
+def test_images_may_be_bytes_in_a_parquet_table(packed, shop, tmp_path):
     data = (shop.folder / "plum-40.png").read_bytes()
     rows = [{"id": n, "name": "box", "photos": [{"bytes": data, "path": None}] if n else []} for n in range(2)]
     tagger, out = Tagger.load(packed("images")), tmp_path / "tags.csv"
-    assert tag_table(tagger, write(tmp_path / "new.parquet", rows), out, k=1)["faulty_pictures"] == 0
+    assert tag_table(tagger, write(tmp_path / "new.parquet", rows), out, k=1)["faulty_images"] == 0
     expected = tagger.tag([{"name": "box"}, {"name": "box", "photos": data}], k=1, voters=0)
     assert [row[3] for row in tags_in(out)] == pytest.approx([tags[0].score for tags in expected], abs=2e-5)
     assert expected[0] != expected[1]
 
 
 @pytest.mark.parametrize(("name", "content", "columns", "what"), [
-    ("new.jsonl", '{"text": "box"}\n', {"pictures": "img"}, "img"), ("new.jsonl", '{"text": "box"}\n', {"id": "sku"}, "sku"),
+    ("new.jsonl", '{"text": "box"}\n', {"images": "img"}, "img"), ("new.jsonl", '{"text": "box"}\n', {"id": "sku"}, "sku"),
     ("new.csv", "id,headline\n1,box\n", {}, "headline"), ("new.csv", "id,text\n1,box\n", {"text": "titel"}, "titel"),
-    ("new.csv", "id,text\n1,box\n", {"pictures": "img"}, "img"), ("new.csv", "", {}, "empty"), ("new.csv", "id,text\n", {}, "0 rows"),
+    ("new.csv", "id,text\n1,box\n", {"images": "img"}, "img"), ("new.csv", "", {}, "empty"), ("new.csv", "id,text\n", {}, "0 rows"),
     ("new.csv", "id,id\n1,2\n", {}, "names a column twice"), ("new.csv", "id,text\n1,box\n2,\"never closed\n3,post\n", {}, "unexpected end"), ("new.jsonl", '{"text": ""}\n', {}, "empty text"), ("new.ods", "box\n", {}, ".ods"),
     ("new.txt", "box\n", {}, "no column of the table is known"), ("new.csv", "id,text\n1,box\n", {"form": {"encoding": "klingon"}}, "klingon"),
     ("new.json", '[{"text": "box"}, {"text"', {}, "malformed"), ("new.csv.gz", "no gzip", {}, "cannot be read"),

@@ -1,4 +1,4 @@
-"""Tags of new items: those of the pipeline for its test split, unseen words, pictures of any kind, added labels."""
+"""Tags of new items: those of the pipeline for its test split, unseen words, images of any kind, added labels."""
 
 from __future__ import annotations
 
@@ -129,10 +129,10 @@ def test_no_voter_is_named_that_did_not_vote(packed, run):
     assert {voter.row for tag in tags for voter in tag.voters} == set(nearest)
 
 
-def test_a_picture_may_be_a_path_bytes_or_an_image_and_counts(shop, packed, tmp_path):
+def test_an_image_may_be_a_path_bytes_or_an_image_and_counts(shop, packed, tmp_path):
     tagger, path = Tagger.load(packed("images")), shop.folder / "plum-40.png"
     forms = [path, str(path), path.read_bytes(), Image.open(path), Image.open(path).convert("CMYK").convert("RGB")]
-    vectors = tagger.encode([{"text": "box", "pictures": form} for form in forms])
+    vectors = tagger.encode([{"text": "box", "images": form} for form in forms])
     assert (vectors == vectors[0]).all()
     assert np.abs(vectors[0] - tagger.encode(["box"])[0]).max() > 1e-3
     # Turned by EXIF data, of 16 bits, and read twice.
@@ -141,22 +141,22 @@ def test_a_picture_may_be_a_path_bytes_or_an_image_and_counts(shop, packed, tmp_
     for image, options in ((Image.open(path), {"exif": exif}), (grey, {})):
         image.save(tmp_path / "odd.png", **options)
         opened = Image.open(tmp_path / "odd.png")
-        pixels = [tagger.read({"pictures": form}).pixels[0] for form in (tmp_path / "odd.png", opened, opened)]
+        pixels = [tagger.read({"images": form}).pixels[0] for form in (tmp_path / "odd.png", opened, opened)]
         assert (pixels[0] == pixels[1]).all() and (pixels[0] == pixels[2]).all() and pixels[0].min() < pixels[0].max()
-    only = tagger.encode([{"pictures": [path, path, "no such file, and not looked at"]}])
+    only = tagger.encode([{"images": [path, path, "no such file, and not looked at"]}])
     assert np.isfinite(only).all()
 
 
 @pytest.mark.parametrize(("changes", "item", "n"), [
     ({"images": "main + extra"}, {"main": "plum-40.png", "extra": ["coal-20.png"]}, 2),
     ({"images": "main + extra"}, {"main": None, "extra": "coal-20.png"}, 1),
-    ({"images": "main + extra"}, {"main": "gone.png", "pictures": "coal-20.png"}, 1),
-    ({"images": "photos"}, {"photos": "gone.png", "pictures": ["plum-40.png", "coal-20.png"]}, 2),
-    ({"images": "pictures + extra"}, {"pictures": "plum-40.png", "extra": "coal-20.png"}, 2),
-    ({"images": "sku", "images_are": "ids"}, {"sku": "A-17", "pictures": "plum-40.png"}, 1),
+    ({"images": "main + extra"}, {"main": "gone.png", "images": "coal-20.png"}, 1),
+    ({"images": "photos"}, {"photos": "gone.png", "images": ["plum-40.png", "coal-20.png"]}, 2),
+    ({"images": "images + extra"}, {"images": "plum-40.png", "extra": "coal-20.png"}, 2),
+    ({"images": "sku", "images_are": "ids"}, {"sku": "A-17", "images": "plum-40.png"}, 1),
     ({"images": "sku", "images_are": "ids"}, {"sku": "A-17"}, 0),
 ])  # fmt: skip
-def test_pictures_are_under_their_own_name_or_in_the_columns_of_the_training_table(
+def test_images_are_under_their_own_name_or_in_the_columns_of_the_training_table(
     packed, shop, monkeypatch, changes, item, n
 ):
     tagger = Tagger.load(packed("images"))
@@ -170,10 +170,10 @@ def test_pictures_are_under_their_own_name_or_in_the_columns_of_the_training_tab
 
 @pytest.mark.parametrize(("run", "item", "found"), [
     ("images", " ", "empty text"), ("images", {}, "nothing"), ("images", {"title": "x"}, "title"), ("images", 3, "int"),
-    ("images", {"text": "x", "pictures": "gone.png"}, "gone.png"), ("images", {"text": 7}, "7"),
-    ("images", {"text": "x", "pictures": b"no picture"}, "picture 1"), ("images", {"text": "x", "pictures": 5}, "int"),
-    ("images", {"text": "x", "pictures": "https://example.com/a.png"}, "not fetched"),
-    ("text", {"pictures": b"..."}, "empty text"),
+    ("images", {"text": "x", "images": "gone.png"}, "gone.png"), ("images", {"text": 7}, "7"),
+    ("images", {"text": "x", "images": b"no image"}, "image 1"), ("images", {"text": "x", "images": 5}, "int"),
+    ("images", {"text": "x", "images": "https://example.com/a.png"}, "not fetched"),
+    ("text", {"images": b"..."}, "empty text"),
 ])  # fmt: skip
 def test_an_item_that_cannot_be_read_is_named(packed, run, item, found):
     with pytest.raises(VixmlError) as caught:

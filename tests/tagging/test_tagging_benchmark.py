@@ -20,7 +20,7 @@ def test_the_benchmark_of_tagging(shop, packed, tmp_path, monkeypatch, run):
     import tagging
 
     store = place("render-images", shop.project.results, dataset="shop")
-    options = ["--store", str(store), "--pictures", "4"] if run == "images" else ["--rows", "30"]
+    options = ["--store", str(store), "--images", "4"] if run == "images" else ["--rows", "30"]
     options += ["--model", str(packed(run)), "--texts", "30", "--rounds", "1", "--out", str(tmp_path / "found.json")]
     monkeypatch.setattr(sys, "argv", ["tagging", *options])
     tagging.main()

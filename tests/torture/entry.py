@@ -193,7 +193,7 @@ def set_up(scratch: Path, of: str) -> tuple[Path, Path, int]:
     return unmade, made, int(counted.read_text())
 
 
-NEW = ("vixml", "new", "shop", "export.csv", "--pictures", "photos")
+NEW = ("vixml", "new", "shop", "export.csv", "--image-folder", "photos")
 
 
 def entry_cases(draw: random.Random, scratch: Path) -> Iterator[tuple[str, Callable[[Path], None]]]:

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 
 def export(folder: Path, extra: int = 0) -> None:
-    """Write a table of items and their pictures; ``extra`` items have a label that is new."""
+    """Write a table of items and their images; ``extra`` items have a label that is new."""
     (folder / "photos").mkdir(exist_ok=True)
     rows = [
         [f"A{number:03d}", f"{shape} {colour}", "|".join(tiny_world._tags(colour, shape)), f"{colour}.png"]
@@ -47,13 +47,13 @@ def test_from_an_export_to_tags(apart, programs, monkeypatch):
     copy = apart
     monkeypatch.setenv("PATH", programs, prepend=os.pathsep)  # `fit` brings its own
     export(copy.root)
-    printed = copy.run("vixml", "new", "shop", "export.csv", "--pictures", "photos")
+    printed = copy.run("vixml", "new", "shop", "export.csv", "--image-folder", "photos")
     assert "vixml fit shop.yaml" in printed
     said = copy.run("vixml", "fit", "shop", "--cores", "2")
     table = [line for line in said.splitlines() if line.startswith("| ")]
     assert [line.split(" | ")[0].strip("| ") for line in table[1:]] == [
         "Popularity", "Untrained, nearest neighbours", "Linear model on TF-IDF", "Trained on text",
-        "Trained on text and pictures", "The same, local ridge votes",
+        "Trained on text and images", "The same, local ridge votes",
     ]  # fmt: skip
     assert "±" in said and "the best baseline" in said and "no queries were held out of train to choose on" in said
     # The file names nothing of this machine that tagging needs: the folder can be moved.
@@ -75,7 +75,7 @@ def test_from_an_export_to_tags(apart, programs, monkeypatch):
 
     # More items and a new label: the earlier model is the start, and the file says so.
     export(copy.root, extra=8)
-    copy.run("vixml", "new", "shop", "export.csv", "--pictures", "photos", "--force")
+    copy.run("vixml", "new", "shop", "export.csv", "--image-folder", "photos", "--force")
     said = copy.run("vixml", "fit", "shop", "--from", "moved.model", "--out", "next.model")
     assert "labels keep their vectors, 1 are new" in said
     assert "start: {folder: moved.model" in (copy.root / "shop.yaml").read_text(encoding="utf-8")
@@ -85,7 +85,7 @@ def test_from_an_export_to_tags(apart, programs, monkeypatch):
 
 def test_an_interrupted_fit_resumes(apart):
     export(apart.root)
-    apart.run("vixml", "new", "shop", "export.csv", "--pictures", "photos")
+    apart.run("vixml", "new", "shop", "export.csv", "--image-folder", "photos")
     process = subprocess.Popen(
         [sys.executable, "-m", "vixml", "fit", "shop"], cwd=apart.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env=os.environ | {"PYTHONPATH": str(apart.root / "src"), "CI": "1"}, text=True, start_new_session=True,

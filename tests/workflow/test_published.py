@@ -52,12 +52,12 @@ def publish_vectors(root: Path) -> None:
     (root / "config/datasets.yaml").write_text(yaml.safe_dump(registry, sort_keys=False), encoding="utf-8")
 
 
-def test_training_from_published_vectors_is_training_from_pictures(apart):
+def test_training_from_published_vectors_is_training_from_images(apart):
     before = {name: (apart.root / name).read_bytes() for name in LEARNT}
     publish_vectors(apart.root)
     planned = apart.planned()
     assert planned["import_vectors"] == 1 and planned["train_model"] == 1 and "embed_images" not in planned
-    assert not {"build_corpus", "render_images"} & set(planned), "neither corpus nor pictures depend on the vectors"
+    assert not {"build_corpus", "render_images"} & set(planned), "neither corpus nor images depend on the vectors"
     apart.run("snakemake", "--cores", "2")
     embeddings = apart.root / DATA / "embeddings" / VISION
     assert read_json(embeddings / "manifest.json")["stage"] == "import-vectors"
@@ -67,7 +67,7 @@ def test_training_from_published_vectors_is_training_from_pictures(apart):
     # The page of formats names what was written.
     page = (apart.root / "docs/formats.md").read_text(encoding="utf-8")
     assert all(f"`{key}`" in page for key in read_json(embeddings / "embeddings.json"))
-    # The switch of the workflow leads back to the pictures.
+    # The switch of the workflow leads back to the images.
     back = apart.planned("--config", "published_vectors=False")
     assert back["embed_images"] == 1 and "import_vectors" not in back
 

@@ -1,7 +1,7 @@
 """A miniature of PICTO and of its models, in the true formats: the whole workflow runs on it in under a minute.
 
 Sixty pictograms, each a coloured shape with a few tags; a language model of two layers of width 32 and a vision model with
-random weights. Tags that name the colour can be told from the picture alone.
+random weights. Tags that name the colour can be told from the image alone.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _packs() -> dict[str, dict[str, str | bytes]]:
     """Return the members of the seven icon packs."""
     icons = {f"{colour}-{shape}": _tags(colour, shape) for colour, shape in product(COLOURS, SHAPES)}
     names = sorted(icons)
-    # A shared name makes one query with the pictures and tags of both packs.
+    # A shared name makes one query with the images and tags of both packs.
     phosphor, lucide = names[:40], names[38:]
     flat = "py_phosphor_icons/svgs/flat"
     inner = io.BytesIO()

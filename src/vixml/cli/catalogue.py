@@ -25,7 +25,7 @@ NoHeader = Annotated[bool, _option("The first row is data.", FORM, "--no-header"
 def new(
     name: Annotated[str, Argument(help="Name of the catalogue: letters, digits, dots, hyphens.")],
     files: Annotated[list[Path], Argument(help="The table, or its parts; patterns are allowed.")],
-    pictures: Annotated[Path | None, _option("Folder of images.", FILES)] = None,
+    image_folder: Annotated[Path | None, _option("Folder of images.", FILES, "--image-folder", "--pictures")] = None,
     test: Annotated[list[Path] | None, _option("Table of test items; by default a share is drawn.", FILES)] = None,
     out: Annotated[Path | None, _option("File to write; by default NAME.yaml.", FILES)] = None,
     force: Annotated[bool, _option("Overwrite an existing file.", FILES, "--force")] = False,
@@ -67,7 +67,7 @@ def new(
 
     Example:
 
-        vixml new shop export.csv --pictures photos
+        vixml new shop export.csv --image-folder photos
         vixml new shop 'parts/*.jsonl.gz' --labels tags --fold-case
     """
     from vixml.data.new import Options, new_catalogue
@@ -78,7 +78,7 @@ def new(
         "unlabelled": "keep" if keep_unlabelled else "skip",
     }  # fmt: skip
     form = form_given(no_header, encoding=encoding, delimiter=delimiter, quote=quote, sheet=sheet, records=records)
-    options = Options(name, files, out or Path(f"{name}.yaml"), tuple(test or ()), pictures, form, _given(columns))
+    options = Options(name, files, out or Path(f"{name}.yaml"), tuple(test or ()), image_folder, form, _given(columns))
     print(new_catalogue(replace(options, config_dir=config_dir, test_fraction=test_fraction, force=force)))
 
 

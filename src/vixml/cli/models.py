@@ -85,11 +85,17 @@ def tag(
     text: Annotated[
         str | None, Option(help="Columns of the text, joined by +; by default those of the training table.")
     ] = None,
-    pictures: Annotated[
-        str | None, Option(help="Column of image paths; by default that of the training table, or `pictures`.")
+    images: Annotated[
+        str | None,
+        Option(
+            "--images", "--pictures", help="Column of image paths; by default that of the training table, or `images`."
+        ),
     ] = None,
-    pictures_in: Annotated[
-        Path | None, Option(help="Folder that paths are relative to; by default that of the table.")
+    image_folder: Annotated[
+        Path | None,
+        Option(
+            "--image-folder", "--pictures-in", help="Folder that paths are relative to; by default that of the table."
+        ),
     ] = None,
     separator: Annotated[
         str | None, Option(help="Separator of several paths in a cell; by default as in the training table, or `;`.")
@@ -143,13 +149,13 @@ def tag(
 
     choose_device(device, threads)
     form = form_given(no_header, encoding=encoding, delimiter=delimiter, quote=quote, sheet=sheet, records=records)
-    columns = Columns(id, text, pictures, char(separator), pictures_in, form)
+    columns = Columns(id, text, images, char(separator), image_folder, form)
     wanted = Wanted(name_by=labels_by, precision=precision, unlike=unlike, probability=probability)
     counts = tag_table(Tagger.load(model, device), table, out, k, columns, wanted)
     none = f"; {counts['no_tag']:,} of them have none of the precision" if counts.get("no_tag") else ""
     print(f"{out}: tags of {counts['tagged']:,} items{none}")
-    if counts["aside"] or counts["faulty_pictures"]:
-        without = f", {counts['faulty_pictures']:,} tagged without a picture" if counts["faulty_pictures"] else ""
+    if counts["aside"] or counts["faulty_images"]:
+        without = f", {counts['faulty_images']:,} tagged without an image" if counts["faulty_images"] else ""
         print(f"{aside_of(out)}: {counts['aside']:,} rows put aside{without}; the reasons are there")
 
 

@@ -142,13 +142,13 @@ def guess_catalogue(
     paths: Mapping[str, Sequence[Path]],
     form: TableForm,
     given: Mapping[str, Any],
-    pictures: Path | None,
+    image_folder: Path | None,
     report: Report,
 ) -> tuple[Catalogue, str]:
     """Guess the columns of a table; return the entry `catalogue` and the text columns (``title + content``).
 
     Of ``paths`` (table -> files), `items` or `train` decides. ``given`` is what the user set: keys of
-    :class:`Catalogue`, and `text`. ``pictures`` is a folder.
+    :class:`Catalogue`, and `text`. ``image_folder`` is a folder.
 
     Raises:
         VixmlError: a column that is not there, or a role for which there are several columns or none.
@@ -180,7 +180,7 @@ def guess_catalogue(
     why = f"unique{kept}" if ids else "no column of ids that differ"
     report.guess("id", ids[0].name if ids else "number of the row", why, "--id")
     _guess_separator(entry, labels, sample)
-    _find_pictures(entry, images, ids, pictures, sample)
+    _find_images(entry, images, ids, image_folder, sample)
 
     numbers = [c for c in columns if c.cells and c.share(NUMBER.match) >= 0.9]
     comma, point = (
@@ -316,30 +316,30 @@ def _guess_separator(entry: dict[str, Any], labels: list[Column], sample: Sample
             report.warn(f"the separator of labels is doubtful, e.g. {longest[:80]!r} (--separator)")
 
 
-def _find_pictures(
-    entry: dict[str, Any], images: list[Column], ids: list[Column], pictures: Path | None, sample: Sample
+def _find_images(
+    entry: dict[str, Any], images: list[Column], ids: list[Column], image_folder: Path | None, sample: Sample
 ) -> None:
     """Guess whether images are URLs, paths or files named by id, and the folder."""
     report = sample.report
-    if pictures is not None and not pictures.is_dir():
-        raise VixmlError("the folder of pictures is missing", where=pictures, hint="--pictures FOLDER")
-    if not images and pictures is None:
-        report.guess("pictures", "none", "no column of paths or URLs", "--images, --pictures")
+    if image_folder is not None and not image_folder.is_dir():
+        raise VixmlError("the folder of images is missing", where=image_folder, hint="--image-folder FOLDER")
+    if not images and image_folder is None:
+        report.guess("images", "none", "no column of paths or URLs", "--images, --image-folder")
         return
     if not images:
-        known, values = images_by_id(pictures), {str(value) for value in (ids[0].cells if ids else [])}
+        known, values = images_by_id(image_folder), {str(value) for value in (ids[0].cells if ids else [])}
         hits = len(values & known.keys())
         if not hits:
             raise undecided(
-                "no column names pictures, and no file in the folder is named by an id", sample.path,
-                f"{len(known)} names in {pictures}, e.g. {', '.join(sorted(known)[:3])}", "--images COLUMN, or --id COLUMN",
+                "no column names images, and no file in the folder is named by an id", sample.path,
+                f"{len(known)} names in {image_folder}, e.g. {', '.join(sorted(known)[:3])}", "--images COLUMN, or --id COLUMN",
             )  # fmt: skip
         named = ids[0].name
-        entry |= {"images": named, "images_are": "ids", "folder": str(pictures.resolve())}
-        report.guess("pictures", f"files in {pictures}, named by {named}", f"{hits} sampled ids have one", "--images")
+        entry |= {"images": named, "images_are": "ids", "folder": str(image_folder.resolve())}
+        report.guess("images", f"files in {image_folder}, named by {named}", f"{hits} sampled ids have one", "--images")
         owners = Counter(path for value in values for path in known.get(value, ()))
         if shared := sorted(path for path, n in owners.items() if n > 1):
-            report.warn(f"{len(shared)} pictures are named by two ids and belong to both, e.g. {shared[0]} (--images)")
+            report.warn(f"{len(shared)} images are named by two ids and belong to both, e.g. {shared[0]} (--images)")
         return
     cells = [str(cell) for c in images for cell in c.cells if not isinstance(cell, list)]
     separator, reason = sample.given.get("image_separator"), "given"
@@ -358,18 +358,18 @@ def _find_pictures(
     if urls >= 0.5 * len(values):
         entry["images_are"], where = "urls", "to be fetched"
     else:
-        folder = pictures or sample.path.parent
+        folder = image_folder or sample.path.parent
         whole = sum(os.path.isfile(folder / path) for path in paths)
         by_name = sum(os.path.isfile(folder / re.split(r"[/\\]", path)[-1]) for path in paths)
         entry |= {"images_are": "names" if by_name > whole else "paths", "folder": str(folder.resolve())}
         where = f"{max(whole, by_name)} of {len(paths)} sampled files are in {folder}"
         if not max(whole, by_name):
-            option = "--pictures FOLDER, or --images none"
-            raise undecided("no picture of the table is in the folder", folder, f"e.g. {paths[0][:200]}", option)
-    report.guess("pictures", f"{entry['images']} ({entry['images_are']})", where, "--images, --pictures")
-    report.guess("separator of pictures", separator_name(separator), reason, "--image-separator")
+            option = "--image-folder FOLDER, or --images none"
+            raise undecided("no image of the table is in the folder", folder, f"e.g. {paths[0][:200]}", option)
+    report.guess("images", f"{entry['images']} ({entry['images_are']})", where, "--images, --image-folder")
+    report.guess("separator of images", separator_name(separator), reason, "--image-separator")
     if others := min(urls, len(paths)):
-        report.warn(f"{others} of {len(values)} sampled pictures are not {entry['images_are']}: left out")
+        report.warn(f"{others} of {len(values)} sampled images are not {entry['images_are']}: left out")
 
 
 def _doubt_text(column: Column, labels: list[Column], separator: str, sample: Sample) -> None:

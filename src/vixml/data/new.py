@@ -31,7 +31,7 @@ class Options:
     files: Sequence[Path]
     out: Path
     test: Sequence[Path] = ()
-    pictures: Path | None = None
+    image_folder: Path | None = None
     form: Mapping[str, Any] = field(default_factory=dict)
     columns: Mapping[str, Any] = field(default_factory=dict)
     config_dir: Path = Path("config")
@@ -52,7 +52,7 @@ def new_catalogue(options: Options) -> str:
     paths = {"train": files, "test": test} if test else {"items": files}
     report = Report()
     form = common_form(files, test, options.form, report)
-    entry, text = guess_catalogue(paths, form, options.columns, options.pictures, report)
+    entry, text = guess_catalogue(paths, form, options.columns, options.image_folder, report)
     tables = {name: [str(path.resolve()) for path in parts] for name, parts in paths.items()}
     tables = {name: parts[0] if len(parts) == 1 else parts for name, parts in tables.items()}
     data = {
@@ -132,8 +132,8 @@ def quoted(value: Any) -> str:
 
 
 ABOUT = {
-    "folder": "of the pictures", "tables": "the files; a list for a table in parts", "form": "how they are written",
-    "id": "column of ids", "labels": "column of labels", "images": "column of pictures", "separator": "between labels in a cell",
+    "folder": "of the images", "tables": "the files; a list for a table in parts", "form": "how they are written",
+    "id": "column of ids", "labels": "column of labels", "images": "column of images", "separator": "between labels in a cell",
     "images_are": "paths, names, urls or ids", "separator_in": "all: in every kind of file", "unlabelled": "skip: items without a label are left out",
 }  # fmt: skip
 
@@ -146,7 +146,7 @@ def _runs(linear: bool, with_images: bool, chosen: bool) -> Iterator[tuple[str, 
         yield "linear", "Linear model on TF-IDF"
     yield "text", "Trained on text"
     if with_images:
-        yield "vixml", "Trained on text and pictures"
+        yield "vixml", "Trained on text and images"
     yield "tagger", "The same, chosen inference" if chosen else "The same, local ridge votes"
 
 
@@ -177,7 +177,7 @@ def render_configuration(options: Options, dataset: Dataset, survey: Survey) -> 
         f"    split_seed: {dataset.split_seed}   # which items become test\n"
         f"    test_fraction: {dataset.test_fraction}   # their share\n"
     )  # fmt: skip
-    image_size = f"    image_size: {dataset.image_size}   # side in pixels of stored pictures\n" if with_images else ""
+    image_size = f"    image_size: {dataset.image_size}   # side in pixels of stored images\n" if with_images else ""
     best = "vixml" if with_images else "text"
     has_linear_model = has_linear(survey.rows["train"], len(survey.names))
     splits = _splits(best, survey.rows["train"])

@@ -45,7 +45,7 @@ class Survey:
         entry = dataset.catalogue
         assert entry is not None
         folder = folder_of(entry, raw_dir)
-        # `os.path`, because Path.is_file raises an error for a name that is too long, as a picture in the cell itself is.
+        # `os.path`, because Path.is_file raises an error for a name that is too long, as an image in the cell itself is.
         urls = entry.images_are == "urls"
         self._present = (lambda name: True) if urls else (lambda name: os.path.isfile(folder / name))
         self.rules = write_items(dataset, required_tables(dataset, raw_dir), self, raw_dir)
@@ -93,7 +93,7 @@ class Survey:
             f"labels: {len(self.names):,}, {sum(per_item) / self.n_items:.2f} per item (at most {max(per_item)})",
             f"items without a label: {without:,} ({without / self.n_items:.1%})"
             + f"; {left_out:,} more are left out, to be tagged later (--keep-unlabelled)" * (left_out > 0),
-            f"items with a picture: {sum(n > 0 for n in images):,} ({sum(n > 0 for n in images) / self.n_items:.1%})",
+            f"items with an image: {sum(n > 0 for n in images):,} ({sum(n > 0 for n in images) / self.n_items:.1%})",
             f"labels seen once in train: {int((self.uses == 1).sum()):,} ({(self.uses == 1).mean():.1%})",
         ]
 
@@ -107,7 +107,7 @@ class Survey:
                 f"  labels:   {_cut(' · '.join(self.names[n] for n in labels))}",
             ]
             if images:
-                lines.append(f"  pictures: {_cut(' · '.join(images))}")
+                lines.append(f"  images: {_cut(' · '.join(images))}")
         return lines
 
     def doubts(self, dataset: Dataset, report: Report) -> None:
@@ -174,13 +174,15 @@ class Survey:
                 f"{self.broken} texts hold characters of a wrong encoding (`Ã¤`, `\ufffd`): export again, or --encoding"
             )
         if missing := sum(not there for there in self.images.values()):
-            warn(f"{missing} of {len(self.images)} pictures are not in the folder (--pictures)")
-        pictured = {split: sum(n > 0 for n in found) for split, found in self.images_per_item.items()}
-        if any(pictured.values()) and not all(pictured.values()):
-            lacking, other = sorted(pictured, key=pictured.__getitem__)
-            warn(f"no item of {lacking} has a picture, but {pictured[other]} of {other} have (--images, --pictures)")
+            warn(f"{missing} of {len(self.images)} images are not in the folder (--image-folder)")
+        with_image = {split: sum(n > 0 for n in found) for split, found in self.images_per_item.items()}
+        if any(with_image.values()) and not all(with_image.values()):
+            lacking, other = sorted(with_image, key=with_image.__getitem__)
+            warn(
+                f"no item of {lacking} has an image, but {with_image[other]} of {other} have (--images, --image-folder)"
+            )
         if others := sum(rules[split].get("images_of_another_kind", 0) for split in ("train", "test")):
-            warn(f"{others} pictures are neither inside the folder nor of the kind `{entry.images_are}`: left out")
+            warn(f"{others} images are neither inside the folder nor of the kind `{entry.images_are}`: left out")
 
 
 def _cut(text: str, length: int = 100) -> str:

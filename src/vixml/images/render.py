@@ -81,7 +81,7 @@ def render_images(
             found = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
             hint = "is resvg_py installed correctly? try `python -c 'import resvg_py'`"
             if local is not None and "no such file" in reasons:
-                hint = f"are the pictures in {catalogue}? correct catalogue.folder (`vixml new --pictures FOLDER`)"
+                hint = f"are the images in {catalogue}? correct catalogue.folder (`vixml new --image-folder FOLDER`)"
             raise VixmlError("no image could be drawn", where=corpus_dir / "images.parquet", found=found, hint=hint)
 
 

@@ -21,7 +21,7 @@ from vixml.data.guess_form import Report, form_like
 from vixml.data.table_files import kind_of, plain_number
 from vixml.errors import VixmlError
 from vixml.progress import warn
-from vixml.tagging.tagger import PICTURES, TEXT, Tagger
+from vixml.tagging.tagger import IMAGES, TEXT, Tagger
 from vixml.text import shown
 
 Row = tuple[str, str, dict[str, Any] | VixmlError]  # where, id, and the item or why it is none
@@ -34,7 +34,7 @@ class Columns:
     Attributes:
         id: column of the ids; a row without one is ``#`` and its number.
         text: columns of the text, joined by ``+``.
-        pictures: column of paths, relative to ``folder``.
+        images: column of paths, relative to ``folder``.
         separator: of several paths in one cell.
         folder: None: the table's.
         form: keys of :class:`~vixml.config.registry.TableForm` that are given; others are those of the training table if
@@ -43,7 +43,7 @@ class Columns:
 
     id: str | None = None
     text: str | None = None
-    pictures: str | None = None
+    images: str | None = None
     separator: str | None = None
     folder: Path | None = None
     form: Mapping[str, Any] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class Columns:
 def form_of(tagger: Tagger, paths: Sequence[Path], columns: Columns) -> TableForm:
     """Return how the table is written, and print it with the options that change it."""
     catalogue, report = tagger.folder.dataset.catalogue, Report()
-    names = {TEXT, PICTURES, *tagger.folder.dataset.text_fields, *fields_of(columns.text or ""), columns.pictures or ""}
+    names = {TEXT, IMAGES, *tagger.folder.dataset.text_fields, *fields_of(columns.text or ""), columns.images or ""}
     form = form_like(paths, columns.form, catalogue.form if catalogue else TableForm(), names, report)
     for subject, found, reason, option in report.guesses:
         print(shown(f"{paths[0].name}: {subject} {found} ({reason}; {option})"), file=sys.stderr)
@@ -68,15 +68,15 @@ def items_of(paths: Sequence[Path], form: TableForm, tagger: Tagger, columns: Co
         VixmlError: the table cannot be read, or lacks the columns.
     """
     entry = tagger.folder.dataset.catalogue or Catalogue(folder=".")
-    given = {"id": columns.id, "image_separator": columns.separator, "images_are": columns.pictures and "paths"}
-    given["images"] = columns.pictures or entry.images or PICTURES
+    given = {"id": columns.id, "image_separator": columns.separator, "images_are": columns.images and "paths"}
+    given["images"] = columns.images or entry.images or IMAGES
     entry = entry.model_copy(update={"form": form} | {key: value for key, value in given.items() if value})
     table, folder = CatalogueTable(paths, entry, faults=True), columns.folder or paths[0].parent
     by_id = images_by_id(folder) if entry.images_are == "ids" and tagger.reads_images else None
     fields = fields_of(columns.text) if columns.text else tagger.folder.dataset.text_fields
     texts = (*fields, *(() if columns.text else (TEXT,)))
     shown = (entry.images, *fields_of(entry.images))
-    named = (columns.id, *fields_of(columns.text or ""), *fields_of(columns.pictures or ""))
+    named = (columns.id, *fields_of(columns.text or ""), *fields_of(columns.images or ""))
     wanted = {name for name in named if name}
     fixed, record = kind_of(paths[0]) not in ("lines", "json"), None  # JSON records may differ in their keys
 
@@ -86,7 +86,7 @@ def items_of(paths: Sequence[Path], form: TableForm, tagger: Tagger, columns: Co
             where=", ".join(map(str, paths)),
             found="columns " + ", ".join(map(str, record or ()))[:500],
             expected=", ".join(sorted(names)) or f"{' + '.join(fields)}, or {TEXT}, for the text",
-            hint="name the table's own columns: --text, --pictures, --id",
+            hint="name the table's own columns: --text, --images, --id",
         )
 
     for number, (where, row) in enumerate(table):
@@ -103,7 +103,7 @@ def items_of(paths: Sequence[Path], form: TableForm, tagger: Tagger, columns: Co
         found: dict[str, Any] = {name: row[name] for name in texts if name in row} or {TEXT: None}
         try:
             if tagger.reads_images:
-                found[PICTURES] = _pictures(table, row, where, folder, by_id)
+                found[IMAGES] = _images(table, row, where, folder, by_id)
         except VixmlError as error:
             found = error
         yield where, item, found
@@ -111,10 +111,10 @@ def items_of(paths: Sequence[Path], form: TableForm, tagger: Tagger, columns: Co
         raise lacking(wanted)
 
 
-def _pictures(
+def _images(
     table: CatalogueTable, record: Mapping[str, Any], where: str, folder: Path, by_id: Mapping[str, list[str]] | None
 ) -> list[Path | str | bytes]:
-    """Return the pictures of a row: paths, addresses, or bytes as `datasets` writes them."""
+    """Return the images of a row: paths, addresses, or bytes as `datasets` writes them."""
     columns = table.entry.images
     if by_id is not None:
         return [folder / path for path in by_id.get(str(plain_number(record.get(columns))), ())]

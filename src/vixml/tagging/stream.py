@@ -32,7 +32,7 @@ from vixml.identity import alone, discard, kept_folder
 from vixml.progress import bar, warn
 from vixml.runtime import map_in_order
 from vixml.tagging.rows import Columns, Row, digest_of_table, form_of, items_of
-from vixml.tagging.tagger import ITEMS_AT_ONCE, PICTURES, PICTURES_AT_ONCE, Read, Tagger, in_chunks
+from vixml.tagging.tagger import IMAGES, IMAGES_AT_ONCE, ITEMS_AT_ONCE, Read, Tagger, in_chunks
 from vixml.text import csv_cell
 
 ENDINGS = (".csv", ".jsonl", ".parquet")
@@ -79,12 +79,12 @@ def tag_table(
         table: a file of any kind that ``vixml new`` reads (:mod:`vixml.data.table_files`), a pattern, or a list of these:
             parts of one table.
         out: ``.csv``, ``.jsonl`` or ``.parquet`` with ``id``, ``rank`` (from 1), ``label`` and ``score``, one row per tag. Rows
-            that cannot be tagged are in ``<out>.aside.csv`` with their reason; items that were tagged without a picture that
+            that cannot be tagged are in ``<out>.aside.csv`` with their reason; items that were tagged without an image that
             cannot be read are there, too.
         k: tags of an item at most.
 
     Returns:
-        Counts: ``items``, ``tagged``, ``aside`` (not tagged), ``faulty_pictures`` (items tagged without a picture),
+        Counts: ``items``, ``tagged``, ``aside`` (not tagged), ``faulty_images`` (items tagged without an image),
         and with a precision ``no_tag`` (items of which no tag has it).
 
     Raises:
@@ -100,14 +100,14 @@ def tag_table(
         found = f"{out.name}, labels by {wanted.name_by}, k {wanted.k}"
         expected = f"a name that ends in {', '.join(ENDINGS)}; text or id; 1 or more"
         raise VixmlError("tags cannot be written like this", where=out, found=found, expected=expected)
-    if columns.pictures and not tagger.reads_images:
-        warn(f"{tagger.folder.folder}: this model reads text only; the column {columns.pictures} is not looked at")
+    if columns.images and not tagger.reads_images:
+        warn(f"{tagger.folder.folder}: this model reads text only; the column {columns.images} is not looked at")
     limits = _limits(tagger, wanted)
     digest, lines = digest_of_table(paths)
     form = form_of(tagger, paths, columns)
     told = {name: value if value is None else str(value) for name, value in vars(columns).items()}
     told |= {"form": form.model_dump()}
-    options = {**vars(wanted), "at_once": [ITEMS_AT_ONCE, PICTURES_AT_ONCE], "ending": out.suffix, "columns": told}
+    options = {**vars(wanted), "at_once": [ITEMS_AT_ONCE, IMAGES_AT_ONCE], "ending": out.suffix, "columns": told}
     identity = {"table": digest, "model": sha256_json(tagger.folder.header), "labels": sha256_json(tagger.ids)}
     identity |= {"options": options, "precision": tagger.precision, "offset": tagger.offset, "version": __version__}
     # Another one would remove these chunks. On a disk without locks, _join notices a loss.
@@ -115,12 +115,12 @@ def tag_table(
     with alone(out, "tagging", "another process writes these tags", hint):
         kept = kept_folder(out, "tagging", identity)
         chunks: list[Path] = []
-        counts = dict.fromkeys(("items", "tagged", "aside", "faulty_pictures"), 0)
+        counts = dict.fromkeys(("items", "tagged", "aside", "faulty_images"), 0)
         counts |= {"no_tag": 0} if wanted.precision is not None else {}
         work = partial(_read, tagger, fields_of(columns.text) if columns.text else None)
         with bar(f"tagging {paths[0].name}", lines) as advance, ThreadPoolExecutor(torch.get_num_threads()) as pool:
             rows = items_of(paths, form, tagger, columns)
-            for number, chunk in enumerate(in_chunks(rows, _n_pictures)):
+            for number, chunk in enumerate(in_chunks(rows, _n_images)):
                 tagged = kept / f"{number:08d}{out.suffix}"
                 done = tagged.with_suffix(".json")
                 chunks.append(tagged)
@@ -215,7 +215,7 @@ def _tag_chunk(
                     tags.append((item, rank, names[label], score, *(more[row][rank - 1 : rank] if more else ())))
             n_empty += len(tags) == before
     counts = {"items": len(chunk), "tagged": len(good) - n_unlike, "aside": len(chunk) - len(good) + n_unlike}
-    return tags, aside, counts | {"faulty_pictures": sum(bool(one.faults) for _, _, one in good), "no_tag": n_empty}
+    return tags, aside, counts | {"faulty_images": sum(bool(one.faults) for _, _, one in good), "no_tag": n_empty}
 
 
 def _write_chunk(path: Path, tags: Sequence[Sequence[Any]], aside: Sequence[Sequence[Any]], schema: pa.Schema) -> None:
@@ -240,8 +240,8 @@ def _read(tagger: Tagger, fields: Sequence[str] | None, row: Row) -> Read | Vixm
         return error
 
 
-def _n_pictures(row: Row) -> int:
-    return 0 if isinstance(row[2], VixmlError) else len(row[2].get(PICTURES, ()))
+def _n_images(row: Row) -> int:
+    return 0 if isinstance(row[2], VixmlError) else len(row[2].get(IMAGES, ()))
 
 
 def _write_csv(path: Path, rows: Sequence[Sequence[Any]], schema: pa.Schema | None = None) -> None:
@@ -314,5 +314,5 @@ def _nothing_tagged(table: Path, kept: Path, counts: Mapping[str, int]) -> Vixml
     found = f"{counts['items']} rows" + (f"; the first: {reasons[0]}" if reasons else "")
     discard(kept)
     return VixmlError(
-        "no row of the table can be tagged", where=table, found=found, hint="name the columns: --text, --pictures"
+        "no row of the table can be tagged", where=table, found=found, hint="name the columns: --text, --images"
     )

@@ -42,13 +42,13 @@ from vixml.tagging.model_folder import COPY_AGAIN, HEADER, LABELS, LANGUAGE, NEI
 from vixml.tagging.thumbnails import Thumbnails
 
 T = TypeVar("T")
-Picture = str | Path | bytes | Image.Image
+ImageSource = str | Path | bytes | Image.Image
 Item = str | Mapping[str, Any]
-PICTURES, TEXT = "pictures", "text"
+IMAGES, TEXT = "images", "text"
 FEW = 16  # items that are answered at once: an encoder's stream is short, and labels are not copied for a search
 FILLED = 8  # streams of few items are filled up to a multiple of this length
-ITEMS_AT_ONCE, PICTURES_AT_ONCE, PIXELS_AT_ONCE = 4096, 128, 64
-MAX_BYTES = 1 << 26  # of a picture's file
+ITEMS_AT_ONCE, IMAGES_AT_ONCE, PIXELS_AT_ONCE = 4096, 128, 64
+MAX_BYTES = 1 << 26  # of an image's file
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Read:
     Attributes:
         text: its cleaned text.
         pixels: its images, (size, size, 3) uint8 each.
-        faults: why other pictures of it cannot be read.
+        faults: why other images of it cannot be read.
     """
 
     text: str
@@ -207,7 +207,7 @@ class Tagger:
 
     @property
     def reads_images(self) -> bool:
-        """Return whether pictures change the tags."""
+        """Return whether images change the tags."""
         return self._vision is not None
 
     @property
@@ -232,14 +232,14 @@ class Tagger:
 
         Args:
             items: texts, or mappings with the columns of the training table: its text fields or ``text``, and, under
-                ``pictures``, else under each of the table's own columns of them (not of ids that name pictures), a picture
+                ``images``, else under each of the table's own columns of them (not of ids that name images), an image
                 or a list of them (a path, bytes or a PIL image), best first. More than the run's ``images.per_item`` are
                 not looked at.
             k: labels of an item; fewer where the training items that vote have fewer.
             voters: training items named with a tag at most; 0 is quicker.
 
         Raises:
-            VixmlError: an item without text and picture, or with a picture that cannot be read (it is named), k below 1.
+            VixmlError: an item without text and image, or with an image that cannot be read (it is named), k below 1.
         """
         return [tags for read in self._chunks(items) for tags in self.tags(self.queries(read), k, voters)]
 
@@ -283,17 +283,17 @@ class Tagger:
         return np.concatenate([np.zeros((0, self.folder.header["dim"]), np.float32), *found])
 
     def _chunks(self, items: Iterable[Item]) -> Iterator[list[Read]]:
-        """Yield items as the encoder reads them, some at a time; a picture that cannot be read is an error."""
+        """Yield items as the encoder reads them, some at a time; an image that cannot be read is an error."""
         if isinstance(items, (str, Mapping)):
             what = "one item in place of a list of items"
             raise VixmlError(what, where="items", found=repr(items)[:80], hint="[item]")
         yield from in_chunks(map(self._whole, count(), items), lambda read: len(read.pixels))
 
     def _whole(self, number: int, item: Item) -> Read:
-        """Return an item as the encoder reads it; a picture that cannot be read is an error."""
+        """Return an item as the encoder reads it; an image that cannot be read is an error."""
         read = self.read(item, f"item {number}")
         if read.faults:
-            raise Unreadable("a picture of an item cannot be read", where=f"item {number}", found=read.faults[0])
+            raise Unreadable("an image of an item cannot be read", where=f"item {number}", found=read.faults[0])
         return read
 
     # -- items --------------------------------------------------------------------------------------------------------
@@ -301,71 +301,73 @@ class Tagger:
     def read(
         self, item: Item, where: str = "item", fields: Sequence[str] | None = None, pixels: Sequence[np.ndarray] = ()
     ) -> Read:
-        """Return an item as the encoder reads it; a picture that cannot be read is among its ``faults``.
+        """Return an item as the encoder reads it; an image that cannot be read is among its ``faults``.
 
         Args:
             item: as in :meth:`tag`.
             where: its name in errors.
             fields: keys of its text; None: those of the training table, or ``text``.
-            pixels: of :meth:`pixels`, for pictures that were prepared elsewhere.
+            pixels: of :meth:`pixels`, for images that were prepared elsewhere.
 
         Raises:
-            Unreadable: something else than a text or a mapping, no column of text, or neither text nor a picture.
+            Unreadable: something else than a text or a mapping, no column of text, or neither text nor an image.
         """
-        text, pictures = self._parts(item, where, fields)
+        text, images = self._parts(item, where, fields)
         pixels, faults = [*pixels[: self._run.images.per_item]], []
-        for number, picture in enumerate(pictures):
+        for number, image in enumerate(images):
             if len(pixels) == self._run.images.per_item:
                 break
             try:
-                pixels.append(self._pixels(picture))
+                pixels.append(self._pixels(image))
             except (Undrawable, OSError, ValueError, SyntaxError) as error:
-                faults.append(f"picture {number + 1}: {error}"[:300])
+                faults.append(f"image {number + 1}: {error}"[:300])
         if not text and not pixels:
-            found = "; ".join(faults) or "an empty text, no picture"
-            raise Unreadable("an item has neither text nor a picture", where=where, found=found)
+            found = "; ".join(faults) or "an empty text, no image"
+            raise Unreadable("an item has neither text nor an image", where=where, found=found)
         if self._needs_token and not pixels and not self._tokenizer.encode(text, add_special_tokens=False).ids:
             raise Unreadable("the text of an item has no token", where=where, found=repr(text)[:80])
         return Read(text, tuple(pixels), tuple(faults))
 
-    def _parts(self, item: Item, where: str, fields: Sequence[str] | None) -> tuple[str, Sequence[Picture]]:
-        """Return text and pictures of an item."""
+    def _parts(self, item: Item, where: str, fields: Sequence[str] | None) -> tuple[str, Sequence[ImageSource]]:
+        """Return text and images of an item."""
         if isinstance(item, str):
             item = {TEXT: item}
         if not isinstance(item, Mapping):
-            expected = "a text, or a mapping with text and pictures"
+            expected = "a text, or a mapping with text and images"
             raise Unreadable("not an item", where=where, found=type(item).__name__, expected=expected)
+        if "pictures" in item:  # the former name
+            item = {IMAGES: item["pictures"], **item}
         fields = fields or (self._fields if set(self._fields) & item.keys() else (TEXT,))
         catalogue = self.folder.dataset.catalogue
-        columns = [PICTURES]
+        columns = [IMAGES]
         # Where images are found by an id, a column names none.
         if catalogue is not None and catalogue.images and catalogue.images_are != "ids":
             own = [catalogue.images] if catalogue.images in item else fields_of(catalogue.images)
-            columns = [PICTURES] if PICTURES in item and PICTURES not in own else own
-        if not {*fields, *columns, PICTURES} & item.keys():
+            columns = [IMAGES] if IMAGES in item and IMAGES not in own else own
+        if not {*fields, *columns, IMAGES} & item.keys():
             found, expected = ", ".join(map(str, item)) or "nothing", " + ".join(self._fields)
-            expected += f", or {TEXT}, {PICTURES}"
+            expected += f", or {TEXT}, {IMAGES}"
             raise Unreadable("an item lacks the columns of text", where=where, found=found, expected=expected)
         cells = [cell for column in columns if (cell := item.get(column)) is not None]
-        pictures = [one for cell in cells for one in (cell if isinstance(cell, (list, tuple)) else [cell])]
-        if pictures and not self.reads_images:
-            _warn_once(f"{self.folder.folder}: this model reads text only; pictures are not looked at")
-            pictures = []
+        images = [one for cell in cells for one in (cell if isinstance(cell, (list, tuple)) else [cell])]
+        if images and not self.reads_images:
+            _warn_once(f"{self.folder.folder}: this model reads text only; images are not looked at")
+            images = []
         html = catalogue is not None and catalogue.strip_html  # as the texts that were trained on
-        return TextRules(fields, html=html).text(item, where), pictures
+        return TextRules(fields, html=html).text(item, where), images
 
-    def _pixels(self, picture: Picture) -> np.ndarray:
-        """Return a picture as the vision encoder reads it: (size, size, 3) uint8."""
-        if isinstance(picture, Image.Image):
-            return self.pixels(prepare(picture, self.image_size))
-        if isinstance(picture, (str, Path)):
-            if "://" in str(picture):
-                raise Undrawable(f"an address, which is not fetched: {picture}")
-            picture = _file(Path(picture))
-        elif not isinstance(picture, bytes):
-            raise Undrawable(f"neither a path nor bytes nor a PIL image: {type(picture).__name__}")
+    def _pixels(self, image: ImageSource) -> np.ndarray:
+        """Return an image as the vision encoder reads it: (size, size, 3) uint8."""
+        if isinstance(image, Image.Image):
+            return self.pixels(prepare(image, self.image_size))
+        if isinstance(image, (str, Path)):
+            if "://" in str(image):
+                raise Undrawable(f"an address, which is not fetched: {image}")
+            image = _file(Path(image))
+        elif not isinstance(image, bytes):
+            raise Undrawable(f"neither a path nor bytes nor a PIL image: {type(image).__name__}")
         # Prepared as the images of the training items were, then read as they were.
-        return self.pixels(draw_or_prepare(picture, self.image_size))
+        return self.pixels(draw_or_prepare(image, self.image_size))
 
     def pixels(self, prepared: bytes) -> np.ndarray:
         """Return a prepared image (PNG, :attr:`image_size`) as the vision encoder reads it: (size, size, 3) uint8."""
@@ -417,7 +419,7 @@ class Tagger:
         for start in range(0, len(pixels), PIXELS_AT_ONCE):
             some = slice(start, start + PIXELS_AT_ONCE)
             out[some] = self._vision.encode(torch.from_numpy(np.stack(pixels[some]))).half().cpu().numpy()
-            expect_direction(torch.from_numpy(out[some]).float(), "pictures to tag")
+            expect_direction(torch.from_numpy(out[some]).float(), "images to tag")
         return out
 
     # -- labels -------------------------------------------------------------------------------------------------------
@@ -476,7 +478,7 @@ class Tagger:
             key = str(label["id"]) if isinstance(label, Mapping) and label.get("id") is not None else one.text
             if not one.text or one.text in names or key in ids or one.faults:
                 found = one.faults[0] if one.faults else f"{one.text!r}, id {key!r}"
-                expected = "a text and an id that no other label has, and pictures that can be read"
+                expected = "a text and an id that no other label has, and images that can be read"
                 raise VixmlError("a label cannot be added", where=f"label {number}", found=found, expected=expected)
             names.add(one.text)
             ids.add(key)
@@ -635,22 +637,22 @@ def _followed(
     return out, out_scores
 
 
-def in_chunks(items: Iterable[T], pictures: Callable[[T], int]) -> Iterator[list[T]]:
-    """Yield items that are in memory together: few where they have pictures."""
+def in_chunks(items: Iterable[T], images: Callable[[T], int]) -> Iterator[list[T]]:
+    """Yield items that are in memory together: few where they have images."""
     chunk: list[T] = []
-    n_pictures = 0
+    n_images = 0
     for item in items:
         chunk.append(item)
-        n_pictures += pictures(item)
-        if len(chunk) == ITEMS_AT_ONCE or n_pictures >= PICTURES_AT_ONCE:
+        n_images += images(item)
+        if len(chunk) == ITEMS_AT_ONCE or n_images >= IMAGES_AT_ONCE:
             yield chunk
-            chunk, n_pictures = [], 0
+            chunk, n_images = [], 0
     if chunk:
         yield chunk
 
 
 def _file(path: Path) -> bytes:
-    """Return a picture's file."""
+    """Return an image's file."""
     if not path.is_file():  # a device would be read for ever
         raise Undrawable(f"no such file: {path}")
     if path.stat().st_size > MAX_BYTES:

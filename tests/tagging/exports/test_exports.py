@@ -166,7 +166,7 @@ def test_the_same_model_gives_the_same_bytes(packed, exported, tmp_path):
 def test_what_is_lost_is_printed_and_in_the_card(packed, tmp_path, capsys):
     export(packed("images--augmented"), "sentence-transformers", tmp_path / "out")
     said, card = capsys.readouterr().err, (tmp_path / "out/README.md").read_text(encoding="utf-8")
-    for part in ("2 pictures per item", "the export reads none", "training items vote"):
+    for part in ("2 images per item", "the export reads none", "training items vote"):
         assert part in said and part in card
     for part in ("text of an item is name + more, joined", "Licences", "Training items are left out"):
         assert part in card
@@ -244,7 +244,7 @@ def test_a_table_that_is_no_export_is_kept(packed, tmp_path):
     assert pq.read_schema(out).names == ["id", "name", "vector"]
 
 
-def test_items_whose_pictures_vote_have_the_vectors_of_their_texts(packed, shop, tmp_path):
+def test_items_whose_images_vote_have_the_vectors_of_their_texts(packed, shop, tmp_path):
     folder = packed("knn")
     assert np.load(folder / "neighbours/vectors.npy").shape[1] > 32
     export(folder, "parquet", tmp_path / "out", items=True)

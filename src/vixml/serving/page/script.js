@@ -102,7 +102,7 @@ async function ask() {
     asked = true;
     byId("results").replaceChildren(...found.map((item, number) => column(titles[number], item, number)));
     say(found.map((item, number) => spoken(titles[number], item)).join(" "));
-    await pictures();
+    await images();
   } catch (error) {
     if (error.name === "AbortError" || running !== mine) return;
     say("");
@@ -159,24 +159,24 @@ function voter(one) {
   const made = make("li", { title: `${one.text || one.id}: ${similarity}` }, make("span", { textContent: one.text || one.id }),
     make("i", { className: "hidden", textContent: `, ${similarity}` }));
   if (one.image) {
-    const picture = make("img", { alt: "", width: 32, height: 32 });
-    picture.dataset.path = one.image;
-    made.prepend(picture);
+    const image = make("img", { alt: "", width: 32, height: 32 });
+    image.dataset.path = one.image;
+    made.prepend(image);
   }
   return made;
 }
 
 /* Images of voters are fetched with the token, each once. */
 const known = new Map();
-async function pictures() {
+async function images() {
   if (known.size > 500) {
     for (const address of known.values()) address.then((found) => URL.revokeObjectURL(found));
     known.clear();
   }
-  await Promise.all([...document.querySelectorAll("img[data-path]")].map(async (picture) => {
-    const path = picture.dataset.path;
+  await Promise.all([...document.querySelectorAll("img[data-path]")].map(async (image) => {
+    const path = image.dataset.path;
     if (!known.has(path)) known.set(path, call(path).then((answer) => answer.blob()).then((blob) => URL.createObjectURL(blob)));
-    try { picture.src = await known.get(path); } catch { known.delete(path); }
+    try { image.src = await known.get(path); } catch { known.delete(path); }
   }));
 }
 
@@ -242,7 +242,7 @@ for (const event of ["dragover", "drop"]) {
 }
 document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) byId("drop").classList.remove("over"); });
 document.addEventListener("paste", (event) => {
-  /* Spreadsheets and word processors put a picture of a copied text beside it. */
+  /* Spreadsheets and word processors put an image of a copied text beside it. */
   const file = model?.reads_images && !event.clipboardData?.getData("text/plain") && picked(event.clipboardData);
   if (!file) return;
   event.preventDefault();

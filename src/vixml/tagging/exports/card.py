@@ -56,13 +56,13 @@ def losses(folder: ModelFolder, to: str) -> list[str]:
     """Return what an export lacks of the model, one sentence each; most important first."""
     run, encodes, catalogue = folder.run, to in ("sentence-transformers", "onnx"), folder.dataset.catalogue
     sentences = {
-        f"this model reads up to {run.images.per_item} pictures per item and the export reads none: vectors are those of "
+        f"this model reads up to {run.images.per_item} images per item and the export reads none: vectors are those of "
         "the text alone, and tags are worse than the scores say": run.uses_images and encodes,
-        "this model reads pictures: the exports that encode texts read none, so queries from them lack the pictures":
+        "this model reads images: the exports that encode texts read none, so queries from them lack the images":
         run.uses_images and not encodes,
         f"in this model training items vote (inference.method: {run.inference.method}): the nearest labels alone are not its "
         "tags": run.inference.method != "label-search",
-        "pictures vote in this model: vectors of training items are here those of their texts alone":
+        "images vote in this model: vectors of training items are here those of their texts alone":
         run.inference.image_weight > 0 and not encodes,
         "labels are not encoded like items: take their vectors from `vixml export --to faiss` or `--to parquet`": encodes,
         f"labels have a prompt of their own, {run.encoder.label_template!r}; the export has that of items":

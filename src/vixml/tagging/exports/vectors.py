@@ -26,7 +26,7 @@ COLUMNS = ["id", "name", "vector"]  # of a Parquet file
 class Vectors:
     """Named vectors: the rows (n, dim') float32, memory-mapped, of ``labels`` or ``items``.
 
-    The first ``dim`` columns are the text vector; an item's others are its pictures.
+    The first ``dim`` columns are the text vector; an item's others are its images.
     """
 
     kind: str

@@ -1,4 +1,4 @@
-"""A user's pictures that were added, changed or named by another table are drawn again; nothing is drawn twice."""
+"""A user's images that were added, changed or named by another table are drawn again; nothing is drawn twice."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MANIFEST = "results/data/shop/images/manifest.json"
 
 @pytest.fixture
 def jobs(tmp_path, monkeypatch) -> Callable[[], list[str]]:
-    """Return a function that makes the images of `shop` and returns the jobs that this took; ten pictures are there."""
+    """Return a function that makes the images of `shop` and returns the jobs that this took; ten images are there."""
     for name in ("Snakefile", "config", "rules", "profiles", "docs", "src"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
@@ -43,7 +43,7 @@ def new(column: str) -> None:
     rows = [f"{number},title {number},x|y,{number}.png" for number in range(12)]
     Path("t.csv").write_text("\n".join([f"id,title,tags,{column}", *rows]), encoding="utf-8")
     images = () if column == "image" else ("--id", "id", "--images", "none")
-    assert main(["new", "shop", "t.csv", "--pictures", "p", *images]) == 0
+    assert main(["new", "shop", "t.csv", "--image-folder", "p", *images]) == 0
     file = Path("shop.yaml")
     file.write_text(re.sub(r" *expect: .*\n", "", file.read_text(encoding="utf-8")), encoding="utf-8")
 
@@ -52,7 +52,7 @@ def missing() -> int:
     return read_json(MANIFEST)["facts"]["n_missing"]
 
 
-def test_pictures_of_a_column(jobs):
+def test_images_of_a_column(jobs):
     new("image")
     assert jobs() == [CORPUS, IMAGES] and missing() == 2
     shutil.copy("p/0.png", "p/10.png")
@@ -61,13 +61,13 @@ def test_pictures_of_a_column(jobs):
     assert jobs() == []
     Image.new("RGB", (9, 8), "blue").save("p/3.png")
     assert jobs() == [IMAGES]
-    # Which pictures another table names is known once the corpus is built.
+    # Which images another table names is known once the corpus is built.
     table = Path("t.csv").read_text(encoding="utf-8")
     Path("t.csv").write_text(table.replace(",3.png", ",10.png"), encoding="utf-8")
     assert jobs() == [CORPUS, IMAGES] and jobs() == []
 
 
-def test_pictures_named_by_ids(jobs):
+def test_images_named_by_ids(jobs):
     new("file")
     assert jobs() == [CORPUS, IMAGES] and missing() == 0 and jobs() == []
     shutil.copy("p/0.png", "p/10.png")
