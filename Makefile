@@ -145,15 +145,15 @@ clean:  ## remove all results except downloads (results/raw) and committed resul
 	@if [ -d results ]; then find results -mindepth 1 -maxdepth 1 ! -name raw ! -name reference -exec rm -rf {} +; fi
 
 # Tests of code that uses torch, transformers, peft, tokenizers and the hub's client.
-ROOMS := tests/models tests/config/test_paper_models.py tests/training tests/retrieval tests/images tests/data/test_tokens.py tests/data/test_download.py
+FOLDERS := tests/models tests/config/test_paper_models.py tests/training tests/retrieval tests/images tests/data/test_tokens.py tests/data/test_download.py
 
 .PHONY: test-lowest test-highest
 test-lowest:  ## run the library tests with the lowest versions that pyproject.toml allows (a CUDA build of torch, 3 GB)
 	$(call venv,.venv-lowest)
 	@.venv-lowest/bin/python -m pip install -qq --disable-pip-version-check -r envs/lowest.txt "setuptools>=77"
-	@PYTHONPATH=src OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -m "not slow" $(SIDE_BY_SIDE) --dist loadfile $(ROOMS)
+	@PYTHONPATH=src OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -m "not slow" $(SIDE_BY_SIDE) --dist loadfile $(FOLDERS)
 
 test-highest:  ## run the library tests with the newest versions; `make PYTHON=python3.13 test-highest` selects another Python
 	$(call venv,.venv-highest)
 	@.venv-highest/bin/python -m pip install -qq --disable-pip-version-check --upgrade ".[dev,gpu]"
-	@PYTHONPATH=src OMP_NUM_THREADS=1 .venv-highest/bin/python -m pytest -m "not slow" $(SIDE_BY_SIDE) --dist loadfile $(ROOMS)
+	@PYTHONPATH=src OMP_NUM_THREADS=1 .venv-highest/bin/python -m pytest -m "not slow" $(SIDE_BY_SIDE) --dist loadfile $(FOLDERS)

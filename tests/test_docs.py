@@ -83,7 +83,7 @@ def test_the_first_page_counts_as_the_registry_does():
     assert f"{words[sum(len(target.runs) * len(target.seeds) for target in demo.targets)]} runs" in makefile
 
 
-def test_each_departure_is_written_down_and_cited_where_it_happens():
+def test_each_deviation_is_written_down_and_cited_where_it_happens():
     known = set(re.findall(r"^\| D(\d+) \|", (ROOT / "docs/deviations.md").read_text(encoding="utf-8"), re.MULTILINE))
     cited = set()
     for path in [*(ROOT / "src").rglob("*.py"), *(ROOT / "config").glob("[pr][ru]*s/*.yaml")]:

@@ -28,9 +28,9 @@ def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[bo
 
     Example:
         >>> one, other = ({"config": {"lr": lr}, "code": {"a": "1", "b": "2"}} for lr in (0.1, 0.2))
-        >>> compare(one, other)
+        >>> differences(one, other)
         (False, 'config.lr: 0.1, now 0.2')
-        >>> compare(one, {**one, "code": {"a": "1", "b": "3"}})
+        >>> differences(one, {**one, "code": {"a": "1", "b": "3"}})
         (True, 'code of b')
     """
     modules, values, only_code = [], [], True

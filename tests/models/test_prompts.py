@@ -121,7 +121,7 @@ def test_words_keep_their_order_and_blanks_do_not_count():
     t, i = tokenize(["This product text", "and its image"])
     assert first == prompt_of("This product text{text}and its image{images}{eos}", bos=[1], eos=2)
     assert first == Prompt(((1, *t), "text", tuple(i), "images", (2,)), causal=True)
-    assert first.leading == (1, *t) and first.words == (1, *t, *i, 2)
+    assert first.leading == (1, *t) and first.token_ids == (1, *t, *i, 2)
 
 
 def test_the_first_token_in_front_of_each_piece():

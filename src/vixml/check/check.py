@@ -402,7 +402,7 @@ def sampled_rows(n: int, at_most: int) -> np.ndarray:
     """Return all of ``n`` rows, or ``at_most`` of them, ascending, the same ones every time.
 
     Example:
-        >>> sample(3, 5).tolist(), len(sample(1000, 5)), bool((sample(1000, 5) == sample(1000, 5)).all())
+        >>> sampled_rows(3, 5).tolist(), len(sampled_rows(1000, 5)), bool((sampled_rows(1000, 5) == sampled_rows(1000, 5)).all())
         ([0, 1, 2], 5, True)
     """
     if n <= at_most:

@@ -29,7 +29,7 @@ def runs_value(scored: Iterable[Mapping[str, Any]]) -> str:
     """Return runs as the value of ``VIXML_RUNS``.
 
     Example:
-        >>> parse(named([{"dataset": "shop", "run": "text", "seed": 0, "split": "test"}]))
+        >>> parse(runs_value([{"dataset": "shop", "run": "text", "seed": 0, "split": "test"}]))
         [('shop', 'text', 'test')]
     """
     return " ".join(dict.fromkeys(f"{one['dataset']}:{one['run']}:{one['split']}" for one in scored))

@@ -134,8 +134,8 @@ def bos_ids(tokenizer: Tokenizer) -> list[int]:
     The behaviour of ``tokenizer.json`` decides, not a ``bos_token`` in the settings: SmolLM2's name one that its tokenizer
     never adds. The tokenizer truncates nothing.
     """
-    probe = tokenizer.encode("a", add_special_tokens=True)
-    return [i for i, _ in takewhile(lambda pair: pair[1], zip(probe.ids, probe.special_tokens_mask, strict=True))]
+    encoded = tokenizer.encode("a", add_special_tokens=True)
+    return [i for i, _ in takewhile(lambda pair: pair[1], zip(encoded.ids, encoded.special_tokens_mask, strict=True))]
 
 
 def eos_id(model_dir: Path | str, tokenizer: Tokenizer, eos: str | None = None) -> int | None:

@@ -45,7 +45,7 @@ def join_blocks(blocks: Sequence[tuple[int, int, int]], prefix: int, device: tor
     """Put neighbouring blocks of similar length together.
 
     Example:
-        >>> [rows] = rows_of([(1, 2, 1), (3, 1, 3)], 1, torch.device("cpu"))
+        >>> [rows] = join_blocks([(1, 2, 1), (3, 1, 3)], 1, torch.device("cpu"))
         >>> rows.count, rows.length, rows.positions.tolist()  # position 0 of each row is that of the shared word
         (3, 4, [1, 5, 9, 10, 11])
     """

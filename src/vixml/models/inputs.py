@@ -46,7 +46,7 @@ class RunData:
 
     def vocabulary(self) -> np.ndarray:
         """Return every token that a text or a template has: (n,) int64, ascending."""
-        prompted = [word for items in self.sequences.values() for word in items.prompt.words]
+        prompted = [token for items in self.sequences.values() for token in items.prompt.token_ids]
         tokens = [items.tokens for items in self.sequences.values()]
         seen = np.zeros(max(*(lists.n_cols for lists in tokens), *prompted, 0) + 1, dtype=bool)
         seen[prompted] = True
@@ -76,7 +76,7 @@ def open_inputs(inputs: RunInputs, config: RunConfig, seed: int) -> RunData:
     sequences = {split: Sequences(tokens[split], images[split], layouts[split], gather) for split in SPLITS}
     for split, items in sequences.items():
         inside = items.images.lengths if items.images is not None and not items.prompt.late else 0
-        empty = np.flatnonzero(items.tokens.lengths + inside + len(items.prompt.words) < 1)
+        empty = np.flatnonzero(items.tokens.lengths + inside + len(items.prompt.token_ids) < 1)
         if len(empty):
             raise VixmlError(
                 "an item has nothing to encode: its text has no token, and the template adds no words",

@@ -1,9 +1,9 @@
-"""Lay sequences of prompt words, text and image tokens end to end, so that nothing is computed on padding.
+"""Lay sequences of prompt tokens, text and image tokens end to end, so that nothing is computed on padding.
 
 A batch is one stream of tokens, with sequences ordered by length. Sequences of equal length are neighbours, so attention
 sees one dense block per length: no mask, no padding, and a vector that cannot depend on the rest of the batch
-(docs/deviations.md D6). A prompt gives the order of text, images and words; an absent image takes no position (D5). In a
-decoder the words in front of every sequence see only one another, so the stream holds them once, at its head, and every
+(docs/deviations.md D6). A prompt gives the order of text, images and tokens of its own; an absent image takes no position (D5). In a
+decoder the tokens in front of every sequence see only one another, so the stream holds them once, at its head, and every
 sequence attends to them.
 """
 
@@ -25,11 +25,11 @@ class Packed:
     """One stream of ``n_tokens`` positions that holds ``n`` sequences.
 
     Attributes:
-        token_ids: (n_ids,) int64, ids to embed: text tokens in stream order, then the prompt's words once.
+        token_ids: (n_ids,) int64, ids to embed: text tokens in stream order, then the prompt's tokens once.
         image_rows: (n_images,) int64, rows of the image embeddings: in stream order, or in the caller's for late fusion.
         image_items: (n_images,) int64, for late fusion the item of each image, in the caller's order; else None.
         gather: (n_tokens,) int64, for each position its row of ``[ids; images]``.
-        position_ids: (n_tokens,) int64, the token's position in its sequence, counting words and images; with
+        position_ids: (n_tokens,) int64, the token's position in its sequence, counting prompt tokens and images; with
             ``Prompt.image_positions``, images in front of the text count as so many in every item.
         prefix: positions at the head of the stream that belong to every sequence.
         blocks: (n_blocks, 3) int64 rows ``(first position, sequences, length)``: sequences of one length, without prefix.
@@ -76,7 +76,7 @@ def pack_sequences(
     Args:
         tokens: text tokens of each sequence.
         images: rows of the image embeddings of each sequence, or None for text only.
-        prompt: how a sequence is laid out; None puts images before text, without words.
+        prompt: how a sequence is laid out; None puts images before text, without a prompt.
         multiple: the stream is filled up to a multiple of this length, with sequences of one position that ``restore``
             leaves out.
 
@@ -84,13 +84,13 @@ def pack_sequences(
         ValueError: a sequence with nothing in it, or two lists of different length.
 
     Example:
-        >>> p = pack(Ragged.from_rows([[5, 6, 7], [8]], 10), Ragged.from_rows([[], [2]], 3))
+        >>> p = pack_sequences(Ragged.from_rows([[5, 6, 7], [8]], 10), Ragged.from_rows([[], [2]], 3))
         >>> p.token_ids.tolist(), p.image_rows.tolist(), p.position_ids.tolist(), p.blocks.tolist()
         ([8, 5, 6, 7], [2], [0, 1, 0, 1, 2], [[0, 1, 2], [2, 1, 3]])
         >>> p.gather.tolist()  # position 0 is image 0, which comes after the four ids
         [4, 0, 1, 2, 3]
-        >>> p = pack(Ragged.from_rows([[5], [6, 7]], 10), None, Prompt(((1, 2), "text", (3,)), causal=True))
-        >>> p.prefix, p.position_ids.tolist(), p.blocks.tolist()  # words 1 and 2 occur once, at the head
+        >>> p = pack_sequences(Ragged.from_rows([[5], [6, 7]], 10), None, Prompt(((1, 2), "text", (3,)), causal=True))
+        >>> p.prefix, p.position_ids.tolist(), p.blocks.tolist()  # prompt tokens 1 and 2 occur once, at the head
         (2, [0, 1, 2, 3, 2, 3, 4], [[2, 1, 2], [4, 1, 3]])
         >>> p.token_ids[p.gather].tolist()
         [1, 2, 5, 3, 6, 7, 3]
@@ -101,10 +101,10 @@ def pack_sequences(
         raise ValueError(f"{n} texts but {len(images)} image lists")
     fused = images is not None and not prompt.late
     lists = {TEXT: tokens, IMAGES: images if fused else Ragged(np.zeros(0, np.int32), np.zeros(n + 1, np.int64), 0)}
-    lengths = len(prompt.words) + sum(lists[piece].lengths for piece in prompt.pieces if isinstance(piece, str))
+    lengths = len(prompt.token_ids) + sum(lists[piece].lengths for piece in prompt.pieces if isinstance(piece, str))
     if n and lengths.min() < 1:
         raise ValueError(f"sequence {int(lengths.argmin())} is empty")
-    # A sequence of nothing but leading words has no position beside a shared prefix: then nothing is shared.
+    # A sequence of nothing but leading tokens has no position beside a shared prefix: then nothing is shared.
     shared = len(prompt.leading) if not n or lengths.min() > len(prompt.leading) else 0
     order = np.argsort(lengths, kind="stable")
     restore = np.empty(n, dtype=np.int64)
@@ -114,17 +114,17 @@ def pack_sequences(
     starts = shared + np.concatenate([[0], np.cumsum(lengths)])
     filling = -int(starts[-1]) % multiple
     gather = np.zeros(starts[-1] + filling, dtype=np.int64)
-    first_word = len(lists[TEXT].values)
-    gather[:shared] = first_word + np.arange(shared)
+    first_token = len(lists[TEXT].values)
+    gather[:shared] = first_token + np.arange(shared)
     # Piece by piece, `position` walks along all sequences at once.
-    position, word = starts[:-1], first_word + shared
+    position, word = starts[:-1], first_token + shared
     for piece in prompt.pieces[1:] if shared else prompt.pieces:
         if not isinstance(piece, str):
             for offset in range(len(piece)):
                 gather[position + offset] = word + offset
             position, word = position + len(piece), word + len(piece)
             continue
-        part, base = lists[piece], 0 if piece == TEXT else first_word + len(prompt.words)
+        part, base = lists[piece], 0 if piece == TEXT else first_token + len(prompt.token_ids)
         inner = np.arange(len(part.values)) - np.repeat(part.offsets[:-1], part.lengths)
         gather[np.repeat(position, part.lengths) + inner] = base + np.arange(len(part.values))
         position = position + part.lengths
@@ -143,7 +143,7 @@ def pack_sequences(
     blocks = np.stack([starts[first], count, distinct], axis=1).astype(np.int64)
     if filling:
         blocks = np.concatenate([blocks, [[starts[-1], filling, 1]]])
-    ids = np.concatenate([lists[TEXT].values, np.asarray(prompt.words, dtype=np.int64)]).astype(np.int64)
+    ids = np.concatenate([lists[TEXT].values, np.asarray(prompt.token_ids, dtype=np.int64)]).astype(np.int64)
     late = images is not None and prompt.late
     rows, items = (images.values, images.row_ids()) if late else (lists[IMAGES].values, None)
     return Packed(ids, rows.astype(np.int64), items, gather, position_ids, shared, blocks, restore)
@@ -171,7 +171,7 @@ class Sequences:
     def lengths(self) -> np.ndarray:
         """Return the number of tokens, words and images of each item, shared words left out: (n,) int64."""
         images = 0 if self.images is None else self.images.lengths
-        return self.tokens.lengths + len(self.prompt.words) - len(self.prompt.leading) + images
+        return self.tokens.lengths + len(self.prompt.token_ids) - len(self.prompt.leading) + images
 
     def take(self, rows: np.ndarray) -> Sequences:
         """Return the items of ``rows``, (k,) int64, in that order."""

@@ -25,7 +25,7 @@ class Prompt:
 
     Example:
         >>> prompt = Prompt(((7, 8), "text", (9,)), causal=True)
-        >>> prompt.words, prompt.leading
+        >>> prompt.token_ids, prompt.leading
         ((7, 8, 9), (7, 8))
     """
 
@@ -35,8 +35,8 @@ class Prompt:
     image_positions: int = 0
 
     @cached_property
-    def words(self) -> tuple[int, ...]:
-        """Return the ids of all words, in order."""
+    def token_ids(self) -> tuple[int, ...]:
+        """Return the ids of all tokens, in order."""
         return tuple(number for piece in self.pieces if not isinstance(piece, str) for number in piece)
 
     @cached_property

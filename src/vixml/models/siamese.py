@@ -307,7 +307,7 @@ class Siamese(nn.Module):
 def _check(config: RunConfig, backbone: Backbone, prompt: Prompt, image_dim: int | None) -> None:
     """Check that the language model can encode the run's sequences."""
     images = config.images.per_item if image_dim and not prompt.late else 0
-    longest = config.encoder.max_len + images + len(prompt.words)
+    longest = config.encoder.max_len + images + len(prompt.token_ids)
     if longest > backbone.max_positions:
         raise VixmlError(
             "sequences are longer than the language model's positions",

@@ -140,7 +140,7 @@ class Tagger:
         self._tokenizer = load_tokenizer(folder.folder / LANGUAGE, run.encoder.max_len, bare=self.bare)
         self.most = most_of_text(run, tokens)
         # A decoder without words around the text has nothing else to read.
-        self._needs_token = self.bare and not self.prompts["train"].words
+        self._needs_token = self.bare and not self.prompts["train"].token_ids
         self._model = folder.model(self.prompts["train"], device).to(device)
         self._vision = folder.vision(device, precision)
         self._fields = folder.dataset.text_fields

@@ -60,7 +60,7 @@ class TextEncoder(nn.Module):
         self.last, self.centre = pooling == "last", model.centre if model.centred else None
         self.causal, self.dim = model.backbone.causal, model.backbone.dim
         at = prompt.pieces.index(TEXT)
-        words = [list(Prompt(pieces).words) for pieces in (prompt.pieces[:at], prompt.pieces[at + 1 :])]
+        words = [list(Prompt(pieces).token_ids) for pieces in (prompt.pieces[:at], prompt.pieces[at + 1 :])]
         self.before, self.after = words[0] + around[0], around[1] + words[1]
         self.most = most - len(around[0]) - len(around[1])
         self.gap = close_gap(self.network, self.longest, _gap(prompt))
@@ -156,9 +156,9 @@ def _token(value: Any) -> str | None:
 
 def _around(tokenizer: Any) -> tuple[list[int], list[int]]:
     """Return the special ids that a tokenizer puts before and after a text."""
-    probe = tokenizer.encode("a", add_special_tokens=True)
-    own = np.flatnonzero(np.asarray(probe.special_tokens_mask) == 0)
-    return probe.ids[: own[0]], probe.ids[own[-1] + 1 :]
+    encoded = tokenizer.encode("a", add_special_tokens=True)
+    own = np.flatnonzero(np.asarray(encoded.special_tokens_mask) == 0)
+    return encoded.ids[: own[0]], encoded.ids[own[-1] + 1 :]
 
 
 def _gap(prompt: Prompt) -> tuple[int, int] | None:
@@ -166,7 +166,7 @@ def _gap(prompt: Prompt) -> tuple[int, int] | None:
     order = [piece for piece in prompt.pieces if isinstance(piece, str)]
     if prompt.late or not prompt.image_positions or IMAGES not in order or order[0] == TEXT:
         return None
-    return len(Prompt(prompt.pieces[: prompt.pieces.index(IMAGES)]).words), prompt.image_positions
+    return len(Prompt(prompt.pieces[: prompt.pieces.index(IMAGES)]).token_ids), prompt.image_positions
 
 
 def _alone(layer: nn.TransformerEncoderLayer, text: Tensor) -> Tensor:
