@@ -45,10 +45,25 @@ def say_what_failed():
 @contextlib.contextmanager
 def resumable():
     """After an interruption, finally print what is kept and how to resume."""
+    started = time.time()
     try:
         yield
     except WorkflowError:
         if not INTERRUPTION.seen or workflow.exec_mode != ExecMode.DEFAULT:
             raise
+        record_finished(started)
         print(WHEN_INTERRUPTED, file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def record_finished(started):
+    """Record the results that appeared since `started` without a record: those of jobs that ended during an interruption.
+
+    Snakemake forgets such jobs (9.27), although a stage publishes its result only when it is complete.
+    """
+    workflow.persistence._clear_cache()
+    version_of = workflow.persistence.record_format_version
+    for job in workflow.dag.jobs:
+        made = [file for file in job.output if os.path.exists(file) and os.stat(file).st_mtime >= started]
+        if any(version_of(file) is None for file in made):
+            workflow.async_run(workflow.persistence.finished(job))

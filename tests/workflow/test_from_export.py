@@ -98,3 +98,26 @@ def test_an_interrupted_fit_resumes(apart):
     said = process.stdout.read().splitlines()
     assert process.wait() == 130 and said[-2].startswith("Interrupted.") and said[-1].startswith("To resume,")
     assert "shop.model" in apart.run("vixml", "fit", "shop")
+
+
+def test_a_job_that_ends_as_its_run_is_interrupted_is_kept(apart, tmp_path):
+    """Snakemake itself records nothing of it."""
+    export(apart.root)
+    apart.run("vixml", "new", "shop", "export.csv", "--image-folder", "photos")
+    program = tmp_path / "vixml"
+    program.write_text(
+        f'#!/bin/sh\n{sys.executable} -m vixml "$@"\ncase "$1-$2-$3" in train-shop-text) kill -INT 0;; esac\n'
+    )
+    program.chmod(0o755)
+    process = subprocess.Popen(
+        ["snakemake", "--cores", "2", "--configfile", "shop.yaml"], cwd=apart.root, stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(apart.root / "src"), "CI": "1", "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    said = process.communicate()[0]
+    assert process.returncode == 130 and "To resume," in said.splitlines()[-1], said
+    model = apart.root / "results/runs/shop/text/seed0/model/manifest.json"
+    made = model.stat().st_mtime_ns
+    apart.run("snakemake", "--cores", "2", "--configfile", "shop.yaml")
+    assert model.stat().st_mtime_ns == made
