@@ -49,6 +49,11 @@ def test_pages_that_the_code_names_exist():
     assert named and not {name for name in named if not (ROOT / name).exists()}
 
 
+def test_a_class_has_a_name_of_its_own():
+    names = re.findall(r"^class (\w+)", "\n".join(path.read_text() for path in ROOT.glob("src/**/*.py")), re.MULTILINE)
+    assert len(names) > 100 and not {name for name in names if names.count(name) > 1}
+
+
 def test_docstrings_begin_with_a_verb_or_a_noun():
     pattern = re.compile(r'^ *r?"""\s*((?:How|What|When|Where|Whether|Which|Who|Why)\b.*)', re.MULTILINE)
     files = [*ROOT.glob("src/**/*.py"), *ROOT.glob("benchmarks/**/*.py")]

@@ -16,7 +16,7 @@ from vixml.data.build import build_corpus
 from vixml.data.corpus import Corpus
 from vixml.data.picto import (
     Drawing,
-    Item,
+    PictoItem,
     Pictogram,
     assemble,
     choose_drawings,
@@ -126,7 +126,7 @@ TAGS = st.dictionaries(
 
 @given(TAGS, st.integers(0, 5))
 def test_an_assembled_corpus_is_consistent(tags, seed):
-    queries = [Item(n, tuple(sorted(t)), (Drawing(f"p/{n}", f"s:{n}"),)) for n, t in sorted(tags.items())]
+    queries = [PictoItem(n, tuple(sorted(t)), (Drawing(f"p/{n}", f"s:{n}"),)) for n, t in sorted(tags.items())]
     splits = assemble(queries, [Pictogram("tabler", "u", [], [Drawing("tabler/u", "t:u")])], seed, 0.3)
     labels = [label.name for label in splits["label"]]
     held = held_out([q.name for q in queries], seed, 0.3)

@@ -30,7 +30,7 @@ MIN_LABEL_FREQUENCY = 2
 
 
 @dataclass(frozen=True)
-class Item:
+class PictoItem:
     """A merged pictogram, or a label: its name, its tags in ascending order, its drawings in order of preference."""
 
     name: str
@@ -62,7 +62,7 @@ def build_picto(reader: SourceReader, split_seed: int, test_fraction: float, out
     return writer.finish(source=lambda key: drawings[key].source, facts=facts)
 
 
-def merge_icons(pictograms: Iterable[Pictogram]) -> list[Item]:
+def merge_icons(pictograms: Iterable[Pictogram]) -> list[PictoItem]:
     """Merge icons of one name, clean their tags, and return the queries with a tag, sorted by name."""
     by_name: dict[str, list[Pictogram]] = defaultdict(list)
     for pictogram in pictograms:
@@ -71,7 +71,7 @@ def merge_icons(pictograms: Iterable[Pictogram]) -> list[Item]:
     for name, icons in sorted(by_name.items()):
         tags = {clean for icon in icons for raw in icon.tags if (clean := tag(raw)) is not None} - {name}
         if tags:
-            queries.append(Item(name, tuple(sorted(tags)), choose_drawings(icons)))
+            queries.append(PictoItem(name, tuple(sorted(tags)), choose_drawings(icons)))
     return queries
 
 
@@ -118,18 +118,18 @@ def label_drawings(labels: Sequence[str], icons: Iterable[Pictogram]) -> list[li
 
 
 def assemble(
-    queries: Sequence[Item], label_icons: Iterable[Pictogram], split_seed: int, test_fraction: float
-) -> dict[str, list[Item]]:
+    queries: Sequence[PictoItem], label_icons: Iterable[Pictogram], split_seed: int, test_fraction: float
+) -> dict[str, list[PictoItem]]:
     """Return the items of each split: labels frequent enough in train, and the queries that have one of them."""
     test_names = held_out([query.name for query in queries], split_seed, test_fraction)
-    parts: dict[str, list[Item]] = {"train": [], "test": []}
+    parts: dict[str, list[PictoItem]] = {"train": [], "test": []}
     for query in queries:
         parts["test" if query.name in test_names else "train"].append(query)
     # Frequencies are counted on train alone: test must not decide what is a label.
     frequency = Counter(tag for query in parts["train"] for tag in query.tags)
     labels = {tag: None for tag in sorted(frequency) if frequency[tag] >= MIN_LABEL_FREQUENCY}
     shown = label_drawings(list(labels), label_icons)
-    splits = {"label": [Item(label, (), tuple(drawings)) for label, drawings in zip(labels, shown, strict=True)]}
+    splits = {"label": [PictoItem(label, (), tuple(drawings)) for label, drawings in zip(labels, shown, strict=True)]}
     for split, part in parts.items():
         items = (replace(query, tags=tuple(tag for tag in query.tags if tag in labels)) for query in part)
         splits[split] = [query for query in items if query.tags]
