@@ -16,8 +16,8 @@ from vixml.data.build import build_corpus
 from vixml.data.corpus import Corpus
 from vixml.data.picto import (
     Drawing,
-    PictoItem,
     Pictogram,
+    PictoItem,
     assemble,
     choose_drawings,
     held_out,
