@@ -2,6 +2,8 @@
 #
 # REQUIRED INPUTS: constants of rules/common.smk (RESULTS, PAGES); the events that Snakemake logs.
 # OUTPUTS: none; context managers around Snakemake's own `execute` (rules/verify.smk), a function for the Snakefile's onerror.
+import signal
+
 from snakemake.logging import logger
 from snakemake.settings.types import ExecMode
 
@@ -45,10 +47,17 @@ def say_what_failed():
 @contextlib.contextmanager
 def resumable():
     """After an interruption, finally print what is kept and how to resume."""
-    started = time.time()
+    started, interrupt = time.time(), signal.getsignal(signal.SIGINT)
+
+    def noted(number, frame):
+        INTERRUPTION.seen = True  # Snakemake may notice the end of a job first, and call it a failure
+        return interrupt(number, frame)
+
+    if callable(interrupt):
+        signal.signal(signal.SIGINT, noted)
     try:
         yield
-    except WorkflowError:
+    except (WorkflowError, KeyboardInterrupt):
         if not INTERRUPTION.seen or workflow.exec_mode != ExecMode.DEFAULT:
             raise
         record_finished(started)
